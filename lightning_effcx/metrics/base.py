@@ -1,0 +1,129 @@
+"""The base of every metric: a mean over samples, with its standard error, and nothing kept."""
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from lightning_effcx.observe import Network, observing
+from lightning_effcx.paths import Paths, Segment
+from lightning_effcx.tags import STDERR, site_key
+
+
+class SampleMetric(Metric):
+    """Mean of a score over samples, its standard error, and the mean at each site if there is one.
+
+    Subclasses say their `name` and implement `score`; `update` evaluates at once and stores scores
+    only, never the network. Samples are taken in chunks, so memory does not grow with their number.
+
+    Args:
+        seed: Draws are equal whenever the same batches are seen again after a reset.
+        chunk: Rows that the network evaluates at once.
+        **kwargs: The keyword arguments of `torchmetrics.Metric`.
+    """
+
+    is_differentiable = False
+    higher_is_better = None
+    full_state_update = False
+
+    scores: list[Tensor]
+
+    def __init__(self, *, seed: int = 0, chunk: int = 1024, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if chunk < 1:
+            raise ValueError(f"chunk={chunk}: expected at least 1 row.")
+        self.seed = seed
+        self.chunk = chunk
+        self.sites: tuple[str, ...] = ()
+        self.add_state("scores", default=[], dist_reduce_fx="cat")
+        # A MetricCollection shares one state among metrics whose states agree after the first
+        # batch, which two counts easily do by chance. NaN agrees with nothing, itself included.
+        self.add_state("unshared", default=torch.tensor(torch.nan), dist_reduce_fx="mean")
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The measure, and after a slash its variant: the stem of its tags."""
+
+    @abstractmethod
+    def score(
+        self, network: Network, x: Tensor, y: Tensor | None, generator: Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """One score per sample, `(n,)`, and the same for each site."""
+
+    def update(self, network: Network, x: Tensor, y: Tensor | None = None) -> None:
+        """Score the samples `x`, `(n, ...)`, with targets `y`, under the network as it is now."""
+        # On the CPU, so that every device sees the same draws.
+        generator = torch.Generator().manual_seed(self.seed + self.update_count)
+        with observing(network):
+            # Clones made here are ordinary tensors, also where the batch was made in inference mode
+            self._measure(network, x.detach().clone(), _detached(y), generator)
+
+    def _measure(self, network: Network, x: Tensor, y: Tensor | None, generator: Generator) -> None:
+        for start in range(0, len(x), self.chunk):
+            part = slice(start, start + self.chunk)
+            self._add(*self.score(network, x[part], None if y is None else y[part], generator))
+
+    def _add(self, score: Tensor, at_sites: dict[str, Tensor]) -> None:
+        self.sites = tuple(at_sites)
+        columns = [column.detach() for column in (score, *at_sites.values())]
+        self.scores = [*self.scores, torch.stack([c.to(_exact(c)) for c in columns], 1)]
+
+    def compute(self) -> dict[str, Tensor]:
+        """Mean and standard error over all samples since the last reset; then the mean per site."""
+        scores = dim_zero_cat(self.scores)  # (n, 1 + sites)
+        value, stderr = self.average(scores[:, 0])
+        found = {self.name: value}
+        if stderr is not None:
+            found[self.name + STDERR] = stderr
+        for site, column in zip(self.sites, scores[:, 1:].T, strict=True):
+            found[site_key(self.name, site)] = column.mean()
+        return found
+
+    def average(self, scores: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Mean of `(n,)` scores, and its standard error where there are two or more."""
+        if len(scores) < 2:  # noqa: PLR2004 one sample has no spread
+            return scores.mean(), None
+        return scores.mean(), scores.std() / len(scores) ** 0.5
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Plot one or more results of `compute`; see `torchmetrics.Metric.plot`."""
+        return self._plot(val, ax)
+
+
+class PathMetric(SampleMetric):
+    """Mean of a score over paths that are drawn through the samples of each batch.
+
+    Subclasses say their `measure` and implement `score`, which is given paths `(s, p, ...)`.
+
+    Args:
+        paths: Which paths: one of the classes in `lightning_effcx.paths`, or anything like them.
+        **kwargs: `seed`, `chunk`, and the keyword arguments of `torchmetrics.Metric`.
+    """
+
+    measure: str
+
+    def __init__(self, paths: Paths | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.paths = Segment() if paths is None else paths
+
+    @property
+    def name(self) -> str:
+        return f"{self.measure}/{self.paths.name}"
+
+    def _measure(self, network: Network, x: Tensor, y: Tensor | None, generator: Generator) -> None:
+        paths = self.paths(x, y, generator)
+        for part in paths.split(max(1, self.chunk // paths.shape[1])):
+            self._add(*self.score(network, part, None, generator))
+
+
+def _detached(y: Tensor | None) -> Tensor | None:
+    return None if y is None else y.detach().clone()
+
+
+def _exact(scores: Tensor) -> torch.dtype:
+    """Sum counts and half precision in something wider, of which every device has float32."""
+    return torch.promote_types(scores.dtype, torch.float32)

@@ -1,0 +1,87 @@
+r"""Transitions: how often units change their linear piece along a path.
+
+The code of a unit is the index of the linear piece of its activation in which its pre-activation
+lies: off or on for ReLU, three for hard tanh. Along the vertices of a path, transitions sum the
+absolute change of all codes between neighbours. A linear network scores 0; one ReLU scores 1 on a
+segment that crosses its hyperplane and 2 on a circle that does. More transitions mean more linear
+regions met, hence a function that bends more often; they rise as a network folds its input to fit,
+and do not see how *much* the slope changes. Cost: one forward pass over all vertices.
+
+Sampled: what happens between two vertices and is undone there is missed, so this is a lower bound
+that grows with the number of vertices. Curves have no pieces: of tanh, sigmoid, GELU the changes of
+sign are counted. Networks whose nonlinearities are all of another sort have no transitions.
+
+Raghu, Poole, Kleinberg, Ganguli, Sohl-Dickstein, "On the Expressive Power of Deep Neural Networks",
+ICML 2017; Novak et al., "Sensitivity and Generalization in Neural Networks", ICLR 2018, which
+averages the same count over closed paths near the data.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+
+from lightning_effcx.metrics.base import PathMetric
+from lightning_effcx.observe import Network
+from lightning_effcx.units import Site, listen
+
+
+def transitions(network: Network, path: Float[Tensor, "s p ..."]) -> Int[Tensor, " s"]:
+    """Count the transitions of all units between the vertices of each path; not differentiable.
+
+    Args:
+        network: Maps `(n, ...)` to `(n, k)`, treating samples independently.
+        path: The paths; the vertices should lie close together.
+
+    Example:
+        >>> path = torch.linspace(-1, 1, 5)[None, :, None]
+        >>> transitions(torch.nn.functional.relu, path)  # the kink at 0
+        tensor([1])
+    """
+    return sum(transitions_per_site(network, path).values(), _none(path))
+
+
+def transitions_per_site(
+    network: Network, path: Float[Tensor, "s p ..."]
+) -> dict[str, Int[Tensor, " s"]]:
+    """Count the transitions on each path as `transitions` does, for every site that has codes."""
+    found: dict[str, Tensor] = {}
+    others: list[str] = []
+    paths, points = path.shape[:2]
+
+    def count(site: Site) -> None:
+        if site.kind == "other":
+            others.append(f"{site.name} ({site.operation})")
+            return
+        steps = torch.nn.functional.pad(site.transitions(), (0, 1))  # (s * p)
+        found[site.name] = steps.unflatten(0, (paths, points))[:, :-1].sum(1)
+
+    with torch.no_grad():
+        listen(network, path.flatten(0, 1), count)
+    if others and not found:
+        raise ValueError(
+            f"no unit of this network has a code, its nonlinearities being {', '.join(others)}: "
+            "measure trajectory_length or jacobian_norm instead."
+        )
+    return found
+
+
+class Transitions(PathMetric):
+    """Mean `transitions` per path, and per site.
+
+    Args:
+        paths: Which paths: one of the classes in `lightning_effcx.paths`, or anything like them.
+        **kwargs: `seed`, `chunk`, and the keyword arguments of `torchmetrics.Metric`.
+    """
+
+    measure = "transitions"
+
+    def score(
+        self, network: Network, x: Tensor, y: Tensor | None, generator: Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        del y, generator
+        per_site = transitions_per_site(network, x)
+        return sum(per_site.values(), _none(x)), per_site
+
+
+def _none(path: Tensor) -> Tensor:
+    return torch.zeros(len(path), dtype=torch.long, device=path.device)

@@ -1,0 +1,147 @@
+"""Look at a network and leave no trace: the function that its weights define, and nothing else.
+
+Every measure evaluates the network inside `observing()`, the only door. There the network is in
+eval mode, autocast is off, and autograd, forward mode and double backward all work. Afterwards
+everything is as before, also after an exception.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+Network: TypeAlias = Callable[[Tensor], Tensor]
+"""Maps `(n, ...)` to `(n, k)`, each sample by itself."""
+
+
+def evaluate(network: Network, x: Tensor) -> Tensor:
+    """Return `network(x)`, `(n, k)`, or say in one sentence why that is no such matrix."""
+    y = network(x)
+    if not isinstance(y, Tensor):
+        raise TypeError(
+            f"the network returned a {type(y).__name__}, expected one tensor of shape (n, k): "
+            "choose the output with a callable, such as network=lambda module, x: module(x)[0]."
+        )
+    if y.dim() != 2 or len(y) != len(x):  # noqa: PLR2004 a matrix
+        raise ValueError(
+            f"the network returned a tensor of shape {tuple(y.shape)} for {len(x)} samples, "
+            f"expected ({len(x)}, k): reshape it with a callable, "
+            "such as network=lambda module, x: module(x).flatten(1)."
+        )
+    return y
+
+
+@contextmanager
+def differentiating() -> Iterator[None]:
+    """Make every derivative work: autograd, forward mode and double backward, also in attention.
+
+    Lightning's `validate` runs under inference mode, whose tensors autograd refuses and for which
+    forward mode returns zeros without a word. The fused attention kernels know a first derivative
+    only. Whether a graph is recorded stays as the caller has it.
+    """
+    recording = torch.is_grad_enabled()
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        # Leaving inference mode switches gradients on, so the caller's choice is set again.
+        with (
+            torch.inference_mode(False),
+            torch.set_grad_enabled(recording),
+            sdpa_kernel(SDPBackend.MATH),
+        ):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+@contextmanager
+def observing(network: Network) -> Iterator[None]:
+    """Evaluate `network` in eval mode, in full precision, differentiably; then restore all.
+
+    Restored are every module's own mode, attributes and buffers, the global random states of
+    torch, numpy and Python, and the switches of autocast, grad mode and kernels. Nothing here
+    touches a `.grad`. Recording is off inside: functions that differentiate switch it on.
+
+    Args:
+        network: A module, or a bound method of one. Of other callables the modules cannot be
+            known: enter `observing(module)` for each of them.
+    """
+    owner = getattr(network, "__self__", network)
+    modules = list(owner.modules()) if isinstance(owner, nn.Module) else []
+    with ExitStack() as stack:
+        stack.enter_context(_random_states_kept(modules))
+        stack.enter_context(_modules_kept(modules))
+        if any(isinstance(module, nn.RNNBase) for module in modules):
+            stack.enter_context(_without_mkldnn())
+        for device in {"cpu", *(p.device.type for m in modules for p in m.parameters(False))}:
+            if torch.amp.is_autocast_available(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(differentiating())
+        yield
+
+
+@contextmanager
+def _random_states_kept(modules: list[nn.Module]) -> Iterator[None]:
+    devices = {p.device for m in modules for p in m.parameters(recurse=False) if p.is_cuda}
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 the user's global state
+    try:
+        with torch.random.fork_rng(list(devices)):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+@contextmanager
+def _modules_kept(modules: list[nn.Module]) -> Iterator[None]:
+    """Set every module to eval mode; restore its mode, its attributes and its buffers.
+
+    A forward pass may count its calls, cache a table or assign a buffer: such things are put back.
+    `network.eval()` and `network.train()` are avoided, since users override them and since they
+    would wake parts that the user froze.
+    """
+    modes = [module.training for module in modules]
+    attributes = [
+        (module, dict(vars(module)), dict(module._buffers))  # noqa: SLF001
+        for module in modules
+        if not isinstance(module, torch.jit.ScriptModule)
+    ]
+    buffers = [b for module in modules for b in module.buffers(recurse=False)]
+    contents = [(b, b._version, b.detach().clone()) for b in buffers if not b.is_inference()]  # noqa: SLF001
+    try:
+        for module in modules:
+            module.training = False
+        yield
+    finally:
+        for buffer, version, content in contents:
+            if buffer._version != version:  # noqa: SLF001 written to in place
+                with torch.no_grad():
+                    buffer.copy_(content)
+        for module, seen, own_buffers in attributes:
+            vars(module).clear()
+            vars(module).update(seen)
+            module._buffers.clear()  # noqa: SLF001
+            module._buffers.update(own_buffers)  # noqa: SLF001
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+
+
+@contextmanager
+def _without_mkldnn() -> Iterator[None]:
+    """Run recurrent layers step by step: their fused kernel has no forward mode.
+
+    Only for networks that have such layers, since convolutions are slower without it.
+    """
+    # flags() would warn about TF32 on every use.
+    enabled = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = enabled

@@ -1,0 +1,139 @@
+"""Operations: what torch's operators are to a measure, by what the dispatcher is asked to run.
+
+An operator is `linear` in the tensors that depend on the input (rearrangements among them),
+`piecewise linear` in them with known kinks, a choice among them (which is piecewise linear too), a
+smooth `curve` of one of them, or `other`. The lists name what is linear: whatever they do not name
+is taken for nonlinear, so that an operator of tomorrow is seen rather than missed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+Kind: TypeAlias = Literal["piecewise linear", "curve", "other"]
+
+_LINEAR = frozenset(
+    """
+    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d add alias as_strided avg_pool1d
+    avg_pool2d avg_pool3d cat chunk clone col2im constant_pad_nd contiguous copy cumsum detach
+    diagonal dropout expand fill flip gather im2col index index_add index_put index_select
+    lift_fresh masked_fill mean movedim nan_to_num narrow native_dropout neg permute
+    pixel_shuffle pixel_unshuffle reflection_pad1d reflection_pad2d reflection_pad3d repeat
+    replication_pad1d replication_pad2d replication_pad3d reshape resize roll rsub scatter
+    scatter_add select select_scatter set slice slice_scatter split split_with_sizes squeeze stack
+    sub sum t tile to_copy transpose tril triu unbind unfold unsafe_split unsafe_view unsqueeze
+    upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d
+    upsample_nearest2d upsample_nearest3d upsample_nearest_exact1d upsample_nearest_exact2d
+    upsample_nearest_exact3d upsample_trilinear3d view where zero
+    """.split()
+)
+# Linear in each of these arguments alone, so nonlinear only where more than one depends on x.
+_FACTORS = {
+    **dict.fromkeys(("mul", "mm", "bmm", "mv", "dot", "matmul", "linear", "convolution"), (0, 1)),
+    **dict.fromkeys(("addmm", "baddbmm", "addbmm", "addmv", "addcmul"), (1, 2)),
+    "lerp": (0, 2),
+}
+_BATCH_NORMS = frozenset({"native_batch_norm", "native_batch_norm_legit", "cudnn_batch_norm"})
+_BATCH_NORMS_IN_EVAL = frozenset({"native_batch_norm_legit_no_training"})
+_CHOICES = frozenset(
+    """
+    adaptive_max_pool2d adaptive_max_pool3d amax amin cummax cummin fractional_max_pool2d
+    fractional_max_pool3d kthvalue max max_pool2d_with_indices max_pool3d_with_indices median min
+    nanmedian sort topk
+    """.split()
+)
+# A kink is a number, or the name of the argument that holds it.
+_KINKS: dict[str, tuple[str | float, ...]] = {
+    **dict.fromkeys(("relu", "leaky_relu", "prelu_kernel", "rrelu_with_noise"), (0.0,)),
+    **dict.fromkeys(("abs", "sign", "sgn"), (0.0,)),
+    **dict.fromkeys(("maximum", "minimum", "fmax", "fmin", "gt", "ge", "lt", "le"), ("other",)),
+    "clamp": ("min", "max"),
+    "clamp_max": ("max",),
+    "clamp_min": ("min",),
+    "hardsigmoid": (-3.0, 3.0),
+    "hardtanh": ("min_val", "max_val"),
+    "threshold": ("threshold",),
+}
+_SHRINKS = frozenset({"hardshrink", "softshrink"})
+_CURVES = frozenset(
+    {"hardswish", "log_sigmoid_forward"}
+)  # curves that torch does not tag pointwise
+
+
+@dataclass(frozen=True, eq=False)
+class Operation:
+    """One nonlinear call: what sort it is, what enters it, and where it bends.
+
+    Attributes:
+        name: The operator, such as `relu`, for in-place forms too.
+        kind: What sort of nonlinearity.
+        z: The tensor that enters it; the difference of the two for a maximum.
+        kinks: Values of `z` at which the linear piece changes, ascending.
+        chooses: Whether it picks among the elements of `z`,
+        dims: and over which of its dimensions, for a maximum that does not tell its winner.
+    """
+
+    name: str
+    kind: Kind
+    z: Tensor
+    kinks: tuple[float, ...] = ()
+    chooses: bool = False
+    dims: tuple[int, ...] = ()
+
+
+def nonlinearity(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], depends: Callable[[Any], bool]
+) -> Operation | None:
+    """Say what nonlinear operation `func(*args, **kwargs)` is; `None` if it is linear.
+
+    Args:
+        func: The operator as `__torch_dispatch__` gets it.
+        args: Its arguments, at least one of which depends on the input.
+        kwargs: Its arguments by name.
+        depends: Whether an argument depends on the input.
+    """
+    name = func.overloadpacket.__name__.strip("_")
+    if _is_linear(name, args, depends):
+        return None
+    declared = func._schema.arguments  # noqa: SLF001 the only way to the arguments' names
+    given = {a.name: a.default_value for a in declared if a.has_default_value()}
+    given |= {a.name: value for a, value in zip(declared, args, strict=False)} | kwargs
+    operands = [a for a in given.values() if isinstance(a, Tensor) and depends(a)]
+    if not operands:  # a list of tensors
+        return Operation(name, "other", next(a for a in args[0] if depends(a)))
+    (z, *more) = operands
+    if name in _CHOICES:
+        dims = tuple(given["dim"]) if name in {"amax", "amin"} else ()
+        return Operation(name, "piecewise linear", z, chooses=True, dims=dims)
+    if name in _SHRINKS:
+        return Operation(name, "piecewise linear", z, (-given["lambd"], given["lambd"]))
+    if name in _KINKS:
+        return _bend(name, given)
+    pointwise = torch.Tag.pointwise in func.tags or name in _CURVES
+    return Operation(name, "curve" if pointwise and not more else "other", z)
+
+
+def _is_linear(name: str, args: tuple[Any, ...], depends: Callable[[Any], bool]) -> bool:
+    if name in _LINEAR or name in _BATCH_NORMS_IN_EVAL:
+        return True
+    if name in _FACTORS:
+        return sum(depends(args[i]) for i in _FACTORS[name]) <= 1
+    if name == "div":
+        return not depends(args[1])
+    if name in _BATCH_NORMS:
+        return args[5] is False
+    return False
+
+
+def _bend(name: str, given: dict[str, Any]) -> Operation:
+    """An operation with kinks. Where a kink is itself a tensor, the units are the differences."""
+    bounds = [given[k] if isinstance(k, str) else k for k in _KINKS[name]]
+    bounds = [bound for bound in bounds if bound is not None]
+    if not any(isinstance(bound, Tensor) for bound in bounds):
+        return Operation(name, "piecewise linear", given["self"], tuple(map(float, bounds)))
+    if len(bounds) == 1:
+        return Operation(name, "piecewise linear", given["self"] - bounds[0], (0.0,))
+    return Operation(name, "other", given["self"])  # clamped between two tensors

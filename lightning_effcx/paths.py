@@ -1,0 +1,256 @@
+"""Paths: polylines in input space, of shape `(s, p, ...)`: s paths of p vertices.
+
+The functions draw one kind of path through given points. The classes of the same names are what a
+metric keeps: they choose points among the samples and draw the paths, in the same way every time.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+
+
+def segment(
+    a: Float[Tensor, "s ..."], b: Float[Tensor, "s ..."], *, points: int
+) -> Float[Tensor, "s {points} ..."]:
+    """Draw straight segments from `a` to `b`, ends included, with `points` equidistant vertices.
+
+    Example:
+        >>> segment(torch.zeros(1, 1), torch.ones(1, 1), points=3).flatten()
+        tensor([0.0000, 0.5000, 1.0000])
+    """
+    t = _along(a, points)
+    return (1 - t) * a[:, None] + t * b[:, None]
+
+
+def arc(
+    a: Float[Tensor, "s ..."], b: Float[Tensor, "s ..."], *, points: int, turn: float
+) -> Float[Tensor, "s {points} ..."]:
+    """Draw `cos(τ) a + sin(τ) b` for `τ` from 0 to `2π turn`.
+
+    Raghu et al., "On the Expressive Power of Deep Neural Networks", ICML 2017: the circular
+    trajectory between two inputs.
+
+    Args:
+        a: Where the arcs start.
+        b: Where they are after a quarter turn.
+        points: Equidistant vertices.
+        turn: How far: 0.25 ends at `b`, 0.5 at `-a`, and 1 is the whole circle.
+    """
+    tau = 2 * math.pi * turn * _along(a, points)
+    return torch.cos(tau) * a[:, None] + torch.sin(tau) * b[:, None]
+
+
+def ellipse(
+    a: Float[Tensor, "s ..."],
+    b: Float[Tensor, "s ..."],
+    c: Float[Tensor, "s ..."],
+    *,
+    points: int,
+) -> Float[Tensor, "s {points} ..."]:
+    """Draw closed ellipses that pass through `a` at 1/6, `b` at 1/2 and `c` at 5/6 of their turn.
+
+    The last vertex is the first again. Novak et al., "Sensitivity and Generalization in Neural
+    Networks", ICLR 2018: the ellipse through three inputs.
+    """
+    centre, cosine, sine = (a + b + c) / 3, (a + c - 2 * b) / 3, (a - c) / math.sqrt(3)
+    tau = 2 * math.pi * _along(a, points)
+    return centre[:, None] + torch.cos(tau) * cosine[:, None] + torch.sin(tau) * sine[:, None]
+
+
+def translation(x: Float[Tensor, "s ..."], *, steps: int = 1) -> Float[Tensor, "s p ..."]:
+    """Move images along their last dimension, once around, back to where they were.
+
+    What leaves at one side comes in at the other. Between whole shifts the path is straight.
+    Novak et al., "Sensitivity and Generalization in Neural Networks", ICLR 2018.
+
+    Args:
+        x: Images, `(s, ..., width)`.
+        steps: Vertices per pixel, so that there are `p = width * steps + 1` of them.
+    """
+    width = x.shape[-1]
+    shifts = torch.stack([x.roll(shift, -1) for shift in range(width)], 1)  # (s, width, ...)
+    t = (torch.arange(steps, dtype=x.dtype, device=x.device) / steps).reshape(
+        1, 1, -1, *[1] * (x.dim() - 1)
+    )
+    between = (1 - t) * shifts[:, :, None] + t * shifts.roll(-1, 1)[:, :, None]
+    return torch.cat([between.flatten(1, 2), x[:, None]], 1)
+
+
+def pairs(
+    y: Int[Tensor, " n"], count: int, *, same: bool, generator: Generator | None = None
+) -> Int[Tensor, "c 2"]:
+    """Pick `count` different pairs of samples, by index: of one class each, or of two.
+
+    Fewer are returned if there are no more. Memory grows with the square of `n`: `y` are the
+    targets of a probe, not of a data set.
+
+    Args:
+        y: The class of each sample.
+        count: How many pairs.
+        same: Whether the two samples of a pair are of the same class.
+        generator: Source of the choice.
+
+    Example:
+        >>> pairs(torch.tensor([0, 1, 0]), 5, same=True)
+        tensor([[0, 2]])
+    """
+    found = torch.triu_indices(len(y), len(y), 1).T
+    found = found[((y[found[:, 0]] == y[found[:, 1]]) == same).cpu()]
+    if not len(found):
+        which = "the same class" if same else "different classes"
+        raise ValueError(
+            f"no two of the {len(y)} samples are of {which}: use more samples, or between='any'."
+        )
+    return found[torch.randperm(len(found), generator=generator)[:count]]
+
+
+@runtime_checkable
+class Paths(Protocol):
+    """How a metric draws its paths; anything callable like this, with a name, will do."""
+
+    @property
+    def name(self) -> str:
+        """What the paths are, in the metric's tag: letters, digits and underscores."""
+
+    def __call__(self, x: Tensor, y: Tensor | None, generator: Generator) -> Tensor:
+        """Draw paths `(s, p, ...)` through the samples `x` with targets `y`."""
+
+
+Between: TypeAlias = Literal["any", "same", "different"]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Segments between pairs of samples.
+
+    Args:
+        between: Pairs of `any` two samples, of the `same` class, or of `different` classes.
+        count: How many paths; fewer where there are no more pairs.
+        points: Vertices of each.
+    """
+
+    between: Between = "any"
+    count: int = 32
+    points: int = 64
+    stem: ClassVar[str] = "segment"
+
+    def __post_init__(self) -> None:
+        _check(count=(self.count, 1), points=(self.points, 2))
+
+    @property
+    def name(self) -> str:
+        """What the paths are, in the metric's tag."""
+        return self.stem if self.between == "any" else f"{self.stem}_{self.between}"
+
+    def __call__(self, x: Tensor, y: Tensor | None, generator: Generator) -> Tensor:
+        """Draw segments between pairs of samples."""
+        return segment(*_chosen(x, y, self, generator), points=self.points)
+
+
+@dataclass(frozen=True)
+class Arc(Segment):
+    """Arcs that start at a sample and reach another after a quarter turn.
+
+    Args:
+        between: As in `Segment`.
+        count: As in `Segment`.
+        points: As in `Segment`.
+        turn: As in `arc`.
+    """
+
+    turn: float = 0.25
+    stem: ClassVar[str] = "arc"
+
+    def __call__(self, x: Tensor, y: Tensor | None, generator: Generator) -> Tensor:
+        """Draw arcs through pairs of samples."""
+        return arc(*_chosen(x, y, self, generator), points=self.points, turn=self.turn)
+
+
+@dataclass(frozen=True)
+class Ellipse:
+    """Closed ellipses through three samples.
+
+    Args:
+        count: How many paths.
+        points: Vertices of each, the last being the first again.
+    """
+
+    count: int = 32
+    points: int = 129
+    name: ClassVar[str] = "ellipse"
+
+    def __post_init__(self) -> None:
+        _check(count=(self.count, 1), points=(self.points, 4))
+
+    def __call__(self, x: Tensor, y: Tensor | None, generator: Generator) -> Tensor:
+        """Draw ellipses through three different samples each."""
+        del y
+        if len(x) < 3:  # noqa: PLR2004 a, b and c
+            raise ValueError(f"an ellipse passes through three samples, but there are {len(x)}.")
+        order = torch.rand(self.count, len(x), generator=generator).argsort(1).to(x.device)
+        return ellipse(*(x[order[:, i]] for i in range(3)), points=self.points)
+
+
+@dataclass(frozen=True)
+class Translation:
+    """Horizontal translations of the first samples, which are images.
+
+    Args:
+        count: How many images.
+        steps: As in `translation`.
+    """
+
+    count: int = 8
+    steps: int = 4
+    name: ClassVar[str] = "translation"
+
+    def __post_init__(self) -> None:
+        _check(count=(self.count, 1), steps=(self.steps, 1))
+
+    def __call__(self, x: Tensor, y: Tensor | None, generator: Generator) -> Tensor:
+        """Translate each image once around."""
+        del y, generator
+        if x.dim() < 3:  # noqa: PLR2004 samples, height, width
+            raise ValueError(
+                f"a translation moves images (n, ..., height, width), got {tuple(x.shape)}: "
+                "use Segment() for samples that are vectors."
+            )
+        return translation(x[: self.count], steps=self.steps)
+
+
+def _chosen(
+    x: Tensor, y: Tensor | None, paths: Segment, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """Return the samples at which the paths start, and those to which they go."""
+    if paths.between == "any":
+        classes, same = torch.arange(len(x)), False
+    else:
+        classes, same = classes_of(y), paths.between == "same"
+    index = pairs(classes, paths.count, same=same, generator=generator).to(x.device)
+    return x[index[:, 0]], x[index[:, 1]]
+
+
+def classes_of(y: Tensor | None) -> Tensor:
+    """Return targets that are classes, `(n,)` whole numbers, or say what they are instead."""
+    if y is None or y.dim() != 1 or y.is_floating_point() or y.is_complex():
+        given = "none" if y is None else f"a {y.dtype} of shape {tuple(y.shape)}"
+        raise ValueError(
+            f"expected targets that are classes, whole numbers of shape (n,), got {given}."
+        )
+    return y
+
+
+def _along(like: Tensor, points: int) -> Tensor:
+    """`points` numbers from 0 to 1, of the shape `(1, p, 1, ...)` that paths broadcast with."""
+    t = torch.linspace(0, 1, points, dtype=like.dtype, device=like.device)
+    return t.reshape(1, -1, *[1] * (like.dim() - 1))
+
+
+def _check(**given: tuple[int, int]) -> None:
+    for name, (value, least) in given.items():
+        if value < least:
+            raise ValueError(f"{name}={value}: expected at least {least}.")

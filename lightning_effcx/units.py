@@ -1,0 +1,272 @@
+"""Units: the nonlinear places of any network, as it runs, however they are written.
+
+A *site* is one execution of one nonlinear operation; its *units* are the scalar pre-activations
+that enter it, per sample. Operations are seen at the dispatcher, below Python: modules, functional
+and in-place calls, scripted, compiled and checkpointed parts all look the same there. A site is
+`piecewise linear` (with the kinks at which a unit changes its linear piece, or a choice among
+inputs, as in max pooling), a smooth `curve` of one pre-activation, or `other` (a softmax, a
+normalisation over activations, a product of two activations). What is not known to be linear
+counts as nonlinear.
+
+What does not depend on the input is no site: a weight norm, a positional table, a constant mask.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lightning_effcx.observe import Network, evaluate
+from lightning_effcx.operations import Kind, Operation, nonlinearity
+
+_FRESH = frozenset({"empty_like", "zeros_like", "ones_like", "full_like", "new_empty", "new_zeros"})
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """One execution of one nonlinearity: its units for `n` samples.
+
+    Attributes:
+        name: Where it is: the module's path, or that of the calling module and the operation
+            (`layers.1.relu`), with `_2`, `_3`, ... for further executions.
+        operation: What ran there, by torch's own name, such as `relu`.
+        kind: What sort of nonlinearity that is.
+        z: The pre-activations, `(n, u)`.
+        output: What left the operation, of whatever shape.
+        samples: How many samples `n` there are.
+        kinks: Where a unit changes its linear piece, in ascending order.
+        choice: For a choice among inputs, which of them each unit chose, `(n, u)`.
+    """
+
+    name: str
+    operation: str
+    kind: Kind
+    z: Tensor
+    output: Tensor
+    samples: int
+    kinks: tuple[float, ...] = ()
+    choice: Tensor | None = None
+
+    @property
+    def value(self) -> Tensor:
+        """The post-activations, `(n, v)`."""
+        value = _by_sample(self.output, self.samples)
+        if value is None:
+            raise ValueError(_not_by_sample(self.name, self.output, self.samples))
+        return value
+
+    def transitions(self) -> Tensor:
+        """Count by how much the units' codes change from each sample to the next, `(n - 1,)`.
+
+        The code of a unit is the number of kinks below its pre-activation, so that a hard tanh
+        which goes from one saturation to the other counts twice. A choice changes or does not. A
+        curve has no pieces: its code is the sign of its pre-activation.
+        """
+        if self.choice is not None:
+            return (self.choice[1:] != self.choice[:-1]).sum(1)
+        kinks = (0.0,) if self.kind == "curve" else self.kinks
+        # No unit can be above one kink before it is above the lower ones: codes differ by as much
+        # as the comparisons do.
+        crossed = [(self.z[1:] > kink) != (self.z[:-1] > kink) for kink in kinks]
+        return sum((c.sum(1) for c in crossed), torch.zeros_like(self.z[1:, 0], dtype=torch.long))
+
+
+def listen(network: Network, x: Tensor, hear: Callable[[Site], None]) -> Tensor:
+    """Run `network(x)` and call `hear` with each site as it executes; return the outputs.
+
+    Nothing is kept: memory is that of a forward pass and of what `hear` keeps. Where gradients are
+    being recorded, `site.output` carries the graph.
+
+    Args:
+        network: Maps `(n, ...)` to `(n, k)`, treating samples independently.
+        x: The inputs, `(n, ...)`.
+        hear: Called in order of execution.
+    """
+    listener = _Listener(x, hear)
+    above = _Above(listener) if torch.is_grad_enabled() else nullcontext()
+    with _module_paths(listener.path), above, listener:
+        y = evaluate(network, x)
+    listener.flush()
+    return y
+
+
+def units(network: Network, x: Tensor) -> dict[str, Site]:
+    """Return every site of `network` by its name, in order of execution, with its units at `x`.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(2, 3), nn.Hardtanh(), nn.Linear(3, 1), nn.Tanh())
+        >>> for site in units(network, torch.zeros(5, 2)).values():
+        ...     print(site.name, site.kind, site.kinks, tuple(site.z.shape))
+        1 piecewise linear (-1.0, 1.0) (5, 3)
+        3 curve () (5, 1)
+    """
+    sites: dict[str, Site] = {}
+
+    def keep(site: Site) -> None:
+        sites[site.name] = site
+
+    listen(network, x, keep)
+    return sites
+
+
+@contextmanager
+def _module_paths(path: list[tuple[str, nn.Module]]) -> Iterator[None]:
+    """Keep in `path` the modules that are executing, outermost first, each with its dotted name.
+
+    Global hooks, because they leave the modules themselves alone.
+    """
+    names: dict[nn.Module, str] = {}
+
+    def enter(module: nn.Module, _: Any) -> None:
+        if module not in names:  # a root: the network, or a module that a function calls
+            for name, part in module.named_modules():
+                names.setdefault(part, name.replace("_orig_mod.", ""))  # torch.compile's wrapper
+        path.append((names[module], module))
+
+    def leave(module: nn.Module, _: Any, __: Any) -> None:
+        if path and path[-1][1] is module:
+            path.pop()
+
+    handles = [
+        register_module_forward_pre_hook(enter),
+        register_module_forward_hook(leave, always_call=True),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Listener(TorchDispatchMode):
+    """Sees every operation, follows what depends on `x`, and announces what is not linear."""
+
+    def __init__(self, x: Tensor, hear: Callable[[Site], None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.path: list[tuple[str, nn.Module]] = []
+        self.n = len(x)
+        self.hear = hear
+        self.hearing = True
+        self.executions: Counter[str] = Counter()
+        self.pending: list[Site] = []
+        # Views and in-place results share their storage, so dependence is a matter of storages. A
+        # weak reference keeps the address of a dead one from being given to another.
+        self.dependent: dict[int, StorageWeakRef] = {}
+        self._mark(x)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        del types
+        kwargs = kwargs or {}
+        if not self.hearing or not any(map(self._depends, tree_leaves((args, kwargs)))):
+            return func(*args, **kwargs)
+        operation = nonlinearity(func, args, kwargs, self._depends)
+        mutates = func._schema.is_mutable  # noqa: SLF001 such as relu_, or copy_ into a buffer
+        if operation is not None and mutates:
+            operation = replace(operation, z=operation.z.clone())
+        out = func(*args, **kwargs)
+        if operation is not None:
+            self._announce(operation, out)
+        if func.overloadpacket.__name__ not in _FRESH:
+            self._mark(out)
+        if mutates:
+            self._mark(args[0])
+        return out
+
+    def flush(self) -> None:
+        """Let the sites that wait be heard, without listening to what is done with them."""
+        pending, self.pending = self.pending, []
+        self.hearing = False
+        for site in pending:
+            self.hear(site)
+        self.hearing = True
+
+    def _depends(self, argument: Any) -> bool:
+        if not isinstance(argument, Tensor):
+            return isinstance(argument, (list, tuple)) and any(map(self._depends, argument))
+        return StorageWeakRef(argument.untyped_storage()).cdata in self.dependent
+
+    def _mark(self, out: Any) -> None:
+        for tensor in tree_leaves(out):
+            # What is no number, such as a comparison, is constant between the kinks.
+            if isinstance(tensor, Tensor) and tensor.is_floating_point():
+                reference = StorageWeakRef(tensor.untyped_storage())
+                self.dependent[reference.cdata] = reference
+
+    def _announce(self, operation: Operation, out: Any) -> None:
+        output = out if isinstance(out, Tensor) else out[0]
+        z = _by_sample(operation.z, self.n)
+        if z is None:
+            if operation.kind == "piecewise linear" and output.dtype == torch.bool:
+                return  # a question about the whole batch, such as a check of its range
+            raise ValueError(_not_by_sample(self._name(operation.name), operation.z, self.n))
+        choice = _by_sample(_winner(operation, out), self.n) if operation.chooses else None
+        name = self._name(operation.name)
+        kinks = operation.kinks
+        site = Site(name, operation.name, operation.kind, z, output, self.n, kinks, choice)
+        if torch.is_grad_enabled():
+            self.pending.append(site)  # until `_Above` is above autograd, where outputs have graphs
+        else:
+            self.hear(site)
+
+    def _name(self, operation: str) -> str:
+        path, module = self.path[-1] if self.path else ("", None)
+        is_activation = type(module).__module__.startswith("torch.nn.") and not list(
+            module.children() if module else ()
+        )
+        stem = path if is_activation and path else f"{path}.{operation}".lstrip(".")
+        self.executions[stem] += 1
+        return stem if self.executions[stem] == 1 else f"{stem}_{self.executions[stem]}"
+
+
+class _Above(TorchFunctionMode):
+    """Lets sites be heard as soon as the Python call that made them is back, above autograd."""
+
+    def __init__(self, listener: _Listener) -> None:
+        super().__init__()
+        self.listener = listener
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        del types
+        out = func(*args, **(kwargs or {}))
+        self.listener.flush()
+        return out
+
+
+def _by_sample(units: Tensor, n: int) -> Tensor | None:
+    """Flatten to `(n, u)`, from batch first, from sequence first, or from samples cut in parts."""
+    if units.dim() and len(units) == n:
+        return units.reshape(n, -1)
+    if units.dim() > 1 and units.shape[1] == n:
+        return units.transpose(0, 1).reshape(n, -1)
+    if units.dim() and len(units) and len(units) % n == 0:
+        return units.reshape(n, -1)
+    return None
+
+
+def _not_by_sample(name: str, units: Tensor, n: int) -> str:
+    return (
+        f"site {name!r} has units of shape {tuple(units.shape)} for {n} samples, expected a "
+        f"dimension of size {n}: the network must treat samples independently."
+    )
+
+
+def _winner(operation: Operation, out: Any) -> Tensor:
+    """Which element was chosen: what the operator tells, or found again where it tells nothing."""
+    if not isinstance(out, Tensor):
+        return out[1]
+    dims = operation.dims or tuple(range(operation.z.dim()))
+    last = operation.z.movedim(dims, tuple(range(-len(dims), 0))).flatten(-len(dims))
+    return last.argmin(-1) if operation.name.endswith("min") else last.argmax(-1)
