@@ -1,10 +1,8 @@
 """The measures as pure functions of a network and samples or paths, under one name."""
 
-from lightning_effcx.metrics.fisher_rao import FisherRao
-from lightning_effcx.metrics.fisher_rao import fisher_rao_norm
+from lightning_effcx.metrics.fisher_rao import FisherRao, fisher_rao_norm
 from lightning_effcx.metrics.jacobian import jacobian_norm
-from lightning_effcx.metrics.regions import transitions
-from lightning_effcx.metrics.regions import transitions_per_site
+from lightning_effcx.metrics.regions import transitions, transitions_per_site
 from lightning_effcx.metrics.trajectory import trajectory_length
 
 __all__ = [

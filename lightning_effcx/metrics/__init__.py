@@ -1,7 +1,6 @@
 """The measures as torchmetrics: what `ComplexityMonitor` computes at every validation."""
 
-from lightning_effcx.metrics.base import PathMetric
-from lightning_effcx.metrics.base import SampleMetric
+from lightning_effcx.metrics.base import PathMetric, SampleMetric
 from lightning_effcx.metrics.fisher_rao import FisherRaoNorm
 from lightning_effcx.metrics.jacobian import JacobianNorm
 from lightning_effcx.metrics.regions import Transitions

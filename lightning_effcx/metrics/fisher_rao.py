@@ -1,6 +1,6 @@
 r"""Fisher-Rao norm: how much the predictions react to scaling the weights.
 
-$\|\theta\|_{fr} = \sqrt{\langle\theta, I(\theta)\,\theta\rangle}$ with the Fisher information
+$\|\theta\|_{fr} = \sqrt{\langle\theta, I(\theta)\theta\rangle}$ with the Fisher information
 $I(\theta) = E[\nabla_\theta \ell\, \nabla_\theta \ell^T]$ of the loss $\ell$, the expectation being
 over samples and over targets drawn from the model's own distribution, or over the given targets
 (the empirical Fisher). A network whose outputs do not depend on its weights scores 0; a bias-free
@@ -52,7 +52,7 @@ class FisherRao:
 
 
 def fisher_rao_norm(
-    network: nn.Module,
+    network: Network,
     x: Float[Tensor, "n ..."],
     y: Tensor | None = None,
     *,
@@ -91,7 +91,7 @@ def fisher_rao_norm(
             # Some operators have no forward mode, and scripted modules take no parameters.
             f, t = _double_backward(network, theta, x)
         squares = _categorical(f, t, y) if distribution == "categorical" else _gaussian(f, t, y)
-        return FisherRao(squares.mean().sqrt(), squares)
+        return FisherRao(_root(squares.mean()), squares)
 
 
 class FisherRaoNorm(SampleMetric):
@@ -132,7 +132,7 @@ class FisherRaoNorm(SampleMetric):
         if self.empirical and y is None:
             raise ValueError("the empirical Fisher needs targets, but the batch has none.")
         fisher_rao = fisher_rao_norm(
-            network,  # type: ignore[arg-type]  # says itself what it needs
+            network,
             x,
             y if self.empirical else None,
             distribution=self.distribution,
@@ -171,6 +171,12 @@ def _gaussian(f: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
             f"{tuple(f.shape)}."
         )
     return ((f - y.reshape(f.shape)) * t).sum(1).square()
+
+
+def _root(mean: Tensor) -> Tensor:
+    """Square root whose gradient at 0 is 0 rather than NaN: a dead network can be penalised."""
+    positive = mean > 0
+    return torch.where(positive, mean, 1.0).sqrt() * positive
 
 
 def _matching(network: nn.Module, pattern: str | None) -> dict[str, nn.Parameter]:

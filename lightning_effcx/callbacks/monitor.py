@@ -1,0 +1,308 @@
+"""The monitor: one callback that measures the network at every validation and logs the curves."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+from torchmetrics import Metric
+from typing_extensions import override
+
+from lightning_effcx.callbacks.schedules import Every
+from lightning_effcx.callbacks.tensorboard import (
+    declare_hparams,
+    declare_layout,
+    draw_bands,
+    writers,
+)
+from lightning_effcx.capture import ChooseInput, ChooseNetwork, input_and_target, network_of
+from lightning_effcx.metrics import FisherRaoNorm, JacobianNorm, TrajectoryLength, Transitions
+from lightning_effcx.observe import Network, evaluate, observing
+from lightning_effcx.tags import PREFIX, STDERR, Tag, check_name, is_site_key
+
+
+class ComplexityMonitor(Callback):
+    """Measure the effective complexity of the network at every validation, and log it.
+
+    The first validation samples are kept as a fixed probe. At the end of each validation every
+    metric is computed on them and logged through the LightningModule, so that all loggers,
+    EarlyStopping and ModelCheckpoint see `effcx/<measure>`, and `effcx/seconds/<measure>`, what it
+    cost. The training is left bit-identical, and no error in a measure stops it.
+
+    Args:
+        metrics: What to measure: metrics, named by themselves or as the keys of a dictionary. By
+            default `jacobian_norm` of outputs and of probabilities, `fisher_rao_norm`,
+            `transitions` and `trajectory_length`, with what suits the targets: classes, or values.
+        samples: How many validation samples make up the probe.
+        every: Measure at every so many-th validation, or where a predicate of the number of
+            validations so far says so.
+        detail: Log the values at each site of the network, too.
+        network: The part of the module to measure: its dotted name, or a function of the module and
+            the input that returns the outputs. By default the module itself.
+        batch: A function that maps a batch to the input, or to `(input, target)`. By default the
+            batch is the input, or starts with it and the target.
+        hparams: Hyperparameters for TensorBoard's table, besides those that the module saved.
+        strict: Raise where there would be a warning.
+        seed: Seed of the default metrics.
+    """
+
+    def __init__(  # noqa: PLR0913 each is one thing that users may choose
+        self,
+        metrics: Sequence[Metric] | Mapping[str, Metric] | None = None,
+        *,
+        samples: int = 64,
+        every: int | Callable[[int], bool] = 1,
+        detail: bool = False,
+        network: ChooseNetwork | None = None,
+        batch: ChooseInput | None = None,
+        hparams: Mapping[str, Any] | None = None,
+        strict: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not isinstance(samples, int):
+            raise TypeError(f"samples={samples!r}: expected a whole number.")
+        if samples < 1:
+            raise ValueError(f"samples={samples}: expected at least 1.")
+        self.metrics = _named(_standard(seed) if metrics is None else metrics)
+        self.samples = samples
+        self.every = every if callable(every) else Every(every)
+        self.detail = detail
+        self.network = network
+        self.batch = batch
+        self.hparams = dict(hparams or {})
+        self.strict = strict
+        self.seed = seed
+        self.history: list[dict[str, Any]] = []
+        """One entry per measurement: `epoch`, `step`, and `values` by tag."""
+        self._by_default = metrics is None
+        self._names = sorted(self.metrics)
+        self._validations = 0
+        self._probe: list[tuple[Tensor, Tensor | None]] = []
+        self._warned: set[str] = set()
+        self._announced = False
+
+    @property
+    @override
+    def state_key(self) -> str:
+        return self._generate_state_key(metrics=self._names)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"validations": self._validations, "history": self.history}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._validations = state_dict["validations"]
+        self.history = state_dict["history"]
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._probe.clear()
+        self._warned.clear()
+        self._announced = False
+        if stage == "fit":
+            with self._guarding("the declaration of TensorBoard's pages"):
+                self._declare(trainer, pl_module)
+
+    @override
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        missing = self.samples - sum(len(x) for x, _ in self._probe)
+        if dataloader_idx == 0 and missing > 0:
+            with self._guarding("the input of the network"):
+                x, y = input_and_target(batch, self.batch)
+                kept = None if y is None else y[:missing].detach().clone()
+                self._probe.append((x[:missing].detach().clone(), kept))
+
+    @override
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking:
+            self._look(pl_module)
+            self._probe.clear()  # the sanity check sees a few batches, the probe takes from all
+        else:
+            due = False
+            with self._guarding("the schedule"):
+                due = self.every(self._validations)
+            self._validations += 1
+            if due:
+                self._measure(trainer, pl_module)
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._validations:
+            with self._guarding("the training"):
+                raise ValueError(
+                    "no validation ran in it; give the Trainer a validation loader, since the "
+                    "measures are taken at every validation."
+                )
+
+    def _declare(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell TensorBoard what will come, before Lightning declares its own hyperparameters."""
+        owners = [getattr(trainer, "datamodule", None), pl_module]
+        logged = [o.hparams for o in owners if o is not None and o._log_hyperparams]  # noqa: SLF001
+        hparams = {key: value for found in logged for key, value in dict(found).items()}
+        monitored = (getattr(callback, "monitor", None) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        measured = [str(Tag(name)) for name in self.metrics]
+        measured += sorted({"val_loss", *(key for key in monitored if key)} - {*measured})
+        for writer in writers(trainer.loggers):
+            declare_hparams(writer, hparams | self.hparams, measured)
+            declare_layout(writer, self.metrics)
+
+    def _look(self, pl_module: LightningModule) -> tuple[Network, Tensor, Tensor | None] | None:
+        """Return the network, its probe and their targets, unless it has no finite outputs."""
+        seen = None
+        if not self._probe:
+            return seen
+        with self._guarding("the network"), observing(pl_module):
+            network = network_of(pl_module, self.network)
+            x = torch.cat([x.clone() for x, _ in self._probe]).to(_dtype(pl_module))
+            targets = [y.clone() for _, y in self._probe if y is not None]
+            y = torch.cat(targets) if len(targets) == len(self._probe) else None
+            outputs = evaluate(network, x)
+            if not outputs.isfinite().all():
+                bad = (~outputs.isfinite()).any(1).sum()
+                raise ValueError(f"its outputs are not finite for {bad} of {len(x)} samples.")
+            self._choose(y, outputs)
+            seen = network, x, y
+        return seen
+
+    def _choose(self, y: Tensor | None, outputs: Tensor) -> None:
+        """Of the default metrics, keep those that suit the targets, and say so once."""
+        if not self._by_default or self._announced:
+            return
+        self._announced = True
+        self.metrics = _named(_standard(self.seed))
+        if y is not None and y.dim() == 1 and not y.is_floating_point() and outputs.shape[1] > 1:
+            rank_zero_info("effcx: the targets are classes, so the outputs are taken for logits.")
+            return
+        rank_zero_info(
+            "effcx: the targets are no classes, so the outputs are taken for the mean of a Gaussian"
+            " in fisher_rao_norm, and jacobian_norm/probabilities is left out."
+        )
+        del self.metrics["jacobian_norm/probabilities"]
+        self.metrics["fisher_rao_norm"] = FisherRaoNorm("gaussian", seed=self.seed)
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        seen = self._look(pl_module)
+        if seen is None:
+            return
+        values: dict[str, float] = {}
+        bands: dict[str, tuple[float, float]] = {}
+        for name, metric in self.metrics.items():
+            with self._guarding(f"the measure {name!r}"):
+                start = perf_counter()
+                found = _compute(metric.to(seen[1].device), *seen)
+                seconds = perf_counter() - start
+                values |= {
+                    PREFIX + name + key: value
+                    for key, value in found.items()
+                    if self.detail or not is_site_key(key)
+                }
+                values[str(Tag(name, "seconds"))] = seconds
+                bands[name] = (found[""], found.get(STDERR, 0.0))
+        for tag, value in values.items():
+            pl_module.log(tag, value, sync_dist=True)
+        step = _step(trainer)
+        self.history.append({"epoch": trainer.current_epoch, "step": step, "values": values})
+        if trainer.state.fn == "fit":
+            for writer in writers(trainer.loggers):
+                draw_bands(writer, bands, step)
+
+    @contextmanager
+    def _guarding(self, what: str) -> Iterator[None]:
+        """Turn an error into one warning that names `what` failed, unless `strict`."""
+        try:
+            yield
+        except Exception as error:
+            if self.strict:
+                error.add_note(f"effcx: this came from {what}.")
+                raise
+            if what not in self._warned:
+                self._warned.add(what)
+                reason = str(error) or type(error).__name__
+                rank_zero_warn(
+                    f"effcx leaves out {what}: {reason} The training goes on; strict=True raises."
+                )
+
+
+def _compute(metric: Metric, network: Network, x: Tensor, y: Tensor | None) -> dict[str, float]:
+    """Measure afresh; return what was found, by what follows the metric's name in its keys."""
+    with torch.inference_mode(False):  # a state made in inference mode could not be added to later
+        metric.reset()
+        metric.update(network, x, y)
+        found = metric.compute()
+        metric.reset()
+    if isinstance(found, Tensor):  # a metric of the user's
+        found = {"": found}
+    own = str(getattr(metric, "name", ""))
+    values = {key.removeprefix(own): float(value) for key, value in found.items()}
+    for key, value in values.items():
+        if not math.isfinite(value):
+            raise ValueError(f"its {key.strip('_/') or 'value'} is {value}.")
+    return values
+
+
+def _standard(seed: int) -> list[Metric]:
+    """What is cheap, and holds for every network."""
+    return [
+        JacobianNorm(seed=seed),
+        JacobianNorm(of="probabilities", seed=seed),
+        FisherRaoNorm(seed=seed),
+        Transitions(seed=seed),
+        TrajectoryLength(seed=seed),
+    ]
+
+
+def _named(metrics: Any) -> dict[str, Metric]:
+    """Name every metric, or say in one sentence which of them is none."""
+    if isinstance(metrics, Mapping):
+        pairs = list(metrics.items())
+    elif isinstance(metrics, Sequence) and not isinstance(metrics, str):
+        pairs = [(str(getattr(metric, "name", "")), metric) for metric in metrics]
+    else:
+        raise TypeError(f"metrics={metrics!r}: expected a list or a dict of metrics.")
+    named: dict[str, Metric] = {}
+    for name, metric in pairs:
+        if isinstance(metric, type):
+            raise TypeError(
+                f"metrics has the class {metric.__name__}, expected an instance: "
+                f"write {metric.__name__}()."
+            )
+        if not isinstance(metric, Metric):
+            raise TypeError(f"metrics has {metric!r}, expected a torchmetrics.Metric.")
+        if not name:
+            raise ValueError(
+                f"{type(metric).__name__} has no name of its own: pass it in a dict, "
+                "such as {'my_measure': ...}."
+            )
+        check_name(name)
+        if name in named:
+            raise ValueError(
+                f"two metrics are named {name!r}: give them names of your own in a dict."
+            )
+        named[name] = metric
+    return named
+
+
+def _dtype(module: torch.nn.Module) -> torch.dtype | None:
+    """Return the parameters' own precision, which training in mixed precision hides."""
+    return next((p.dtype for p in module.parameters() if p.is_floating_point()), None)
+
+
+def _step(trainer: Trainer) -> int:
+    """Return the step at which Lightning writes what a module logs: steps done, less one."""
+    epoch_loop = trainer.fit_loop.epoch_loop
+    return int(getattr(epoch_loop, "_batches_that_stepped", trainer.global_step))

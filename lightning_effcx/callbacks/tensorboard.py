@@ -1,0 +1,73 @@
+"""TensorBoard: the page of error bands, and the table of hyperparameters with the measures."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams as hparams_summaries
+
+from lightning_effcx.tags import PREFIX, Tag, band
+
+
+def writers(loggers: Iterable[Any]) -> list[SummaryWriter]:
+    """Return the writers of the loggers that are TensorBoard's, of either Lightning package.
+
+    On ranks other than 0, and in a `fast_dev_run`, the experiments of loggers are dummies.
+    """
+    # By name, because there are two packages, and others' experiments may be costly to open.
+    boards = (x for x in loggers if "TensorBoardLogger" in {c.__name__ for c in type(x).__mro__})
+    experiments = (board.experiment for board in boards)
+    return [e for e in experiments if isinstance(e, SummaryWriter)]
+
+
+def declare_hparams(
+    writer: SummaryWriter, hparams: Mapping[str, Any], measured: Iterable[str]
+) -> None:
+    """Write the run's hyperparameters, and that `measured` tags are the metrics to show with them.
+
+    The table then shows the last value of each. TensorBoard heeds the first such summary of a run:
+    this has to be written before Lightning writes its own, which knows `hp_metric` alone.
+    """
+    placeholders = dict.fromkeys(measured, 0.0)
+    file = writer._get_file_writer()  # noqa: SLF001 add_hparams would open another run, add points
+    for summary in hparams_summaries(flatten(hparams), placeholders):
+        file.add_summary(summary)
+
+
+def declare_layout(writer: SummaryWriter, names: Iterable[str]) -> None:
+    """Write the layout of the page Custom Scalars: each measure with its error band, then costs."""
+    charts: dict[str, list[Any]] = {
+        name: ["Margin", [str(Tag(name)), *band(name)]] for name in names
+    }
+    charts["seconds"] = ["Multiline", [f"^{re.escape(PREFIX)}seconds/"]]
+    writer.add_custom_scalars({"Effective complexity": charts})
+
+
+def draw_bands(writer: SummaryWriter, values: Mapping[str, tuple[float, float]], step: int) -> None:
+    """Write one standard error below and above each measure, from its value and standard error."""
+    for name, (value, stderr) in values.items():
+        for tag, edge in zip(band(name), (value - stderr, value + stderr), strict=True):
+            writer.add_scalar(tag, edge, step)
+
+
+def flatten(hparams: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Name nested hyperparameters by their path; write as text what the table does not take.
+
+    Example:
+        >>> flatten({"lr": 0.1, "optimizer": {"name": "sgd", "betas": (0.9, 0.99)}})
+        {'lr': 0.1, 'optimizer/name': 'sgd', 'optimizer/betas': '(0.9, 0.99)'}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in hparams.items():
+        match value:
+            case Mapping():
+                flat |= flatten(value, f"{prefix}{key}/")
+            case bool() | int() | float() | str():
+                flat[f"{prefix}{key}"] = value
+            case Tensor() if value.numel() == 1:
+                flat[f"{prefix}{key}"] = value.item()
+            case _:
+                flat[f"{prefix}{key}"] = str(value)
+    return flat
