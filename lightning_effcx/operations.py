@@ -17,25 +17,38 @@ Kind: TypeAlias = Literal["piecewise linear", "curve", "other"]
 
 _LINEAR = frozenset(
     """
-    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d add alias as_strided avg_pool1d
-    avg_pool2d avg_pool3d cat chunk clone col2im constant_pad_nd contiguous copy cumsum detach
-    diagonal dropout expand fill flip gather im2col index index_add index_put index_select
-    lift_fresh masked_fill mean movedim nan_to_num narrow native_dropout neg permute
-    pixel_shuffle pixel_unshuffle reflection_pad1d reflection_pad2d reflection_pad3d repeat
-    replication_pad1d replication_pad2d replication_pad3d reshape resize roll rsub scatter
-    scatter_add select select_scatter set slice slice_scatter split split_with_sizes squeeze stack
-    sub sum t tile to_copy transpose tril triu unbind unfold unsafe_split unsafe_view unsqueeze
-    upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d
+    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d add alias as_strided
+    as_strided_scatter avg_pool1d avg_pool2d avg_pool3d cat channel_shuffle chunk clone col2im
+    complex conj conj_physical constant_pad_nd contiguous copy cumsum detach diag_embed diagonal
+    diagonal_scatter dropout expand fft_c2c fft_c2r fft_r2c fill flip gather im2col index index_add
+    index_copy index_put index_select lift_fresh masked_fill masked_scatter masked_select mean
+    movedim nan_to_num narrow native_channel_shuffle native_dropout neg neg_view permute
+    pixel_shuffle pixel_unshuffle put reflection_pad1d reflection_pad2d reflection_pad3d repeat
+    replication_pad1d replication_pad2d replication_pad3d reshape reshape_alias resize resolve_conj
+    resolve_neg roll rsub scatter scatter_add select select_scatter set slice slice_scatter split
+    split_with_sizes squeeze stack sub sum t take tile to_copy transpose tril triu unbind unfold
+    unsafe_index unsafe_split unsafe_view unsqueeze upsample_bicubic2d upsample_bicubic2d_aa
+    upsample_bilinear2d upsample_bilinear2d_aa upsample_linear1d upsample_nearest1d
     upsample_nearest2d upsample_nearest3d upsample_nearest_exact1d upsample_nearest_exact2d
-    upsample_nearest_exact3d upsample_trilinear3d view where zero
+    upsample_nearest_exact3d upsample_trilinear3d view view_as_complex view_as_real where zero
     """.split()
 )
+# New tensors that have only the shape of their argument.
+FRESH = frozenset(
+    """
+    empty_like full_like new_empty new_empty_strided new_full new_ones new_zeros ones_like rand_like
+    randint_like randn_like zeros_like
+    """.split()
+)
+# Questions whose answer is the same almost everywhere, such as those of a check for NaN.
+_CHECKS = frozenset({"eq", "equal", "isinf", "isnan", "local_scalar_dense", "ne"})
 # Linear in each of these arguments alone, so nonlinear only where more than one depends on x.
 _FACTORS = {
     **dict.fromkeys(("mul", "mm", "bmm", "mv", "dot", "matmul", "linear", "convolution"), (0, 1)),
     **dict.fromkeys(("addmm", "baddbmm", "addbmm", "addmv", "addcmul"), (1, 2)),
-    "lerp": (0, 2),
 }
+# Linear unless this argument depends on x too.
+_MODIFIERS = {"div": 1, "grid_sampler_2d": 1, "grid_sampler_3d": 1, "lerp": 2}
 _BATCH_NORMS = frozenset({"native_batch_norm", "native_batch_norm_legit", "cudnn_batch_norm"})
 _BATCH_NORMS_IN_EVAL = frozenset({"native_batch_norm_legit_no_training"})
 _CHOICES = frozenset(
@@ -102,9 +115,9 @@ def nonlinearity(
     given = {a.name: a.default_value for a in declared if a.has_default_value()}
     given |= {a.name: value for a, value in zip(declared, args, strict=False)} | kwargs
     operands = [a for a in given.values() if isinstance(a, Tensor) and depends(a)]
-    if not operands:  # a list of tensors
-        return Operation(name, "other", next(a for a in args[0] if depends(a)))
-    (z, *more) = operands
+    (z, *more) = operands or [a for a in args[0] if depends(a)]
+    if not operands or z.is_complex():  # a list of tensors; numbers without an order
+        return Operation(name, "other", z)
     if name in _CHOICES:
         dims = tuple(given["dim"]) if name in {"amax", "amin"} else ()
         return Operation(name, "piecewise linear", z, chooses=True, dims=dims)
@@ -117,12 +130,12 @@ def nonlinearity(
 
 
 def _is_linear(name: str, args: tuple[Any, ...], depends: Callable[[Any], bool]) -> bool:
-    if name in _LINEAR or name in _BATCH_NORMS_IN_EVAL:
+    if name in _LINEAR | FRESH | _CHECKS | _BATCH_NORMS_IN_EVAL:
         return True
     if name in _FACTORS:
         return sum(depends(args[i]) for i in _FACTORS[name]) <= 1
-    if name == "div":
-        return not depends(args[1])
+    if name in _MODIFIERS:
+        return not depends(args[_MODIFIERS[name]])
     if name in _BATCH_NORMS:
         return args[5] is False
     return False

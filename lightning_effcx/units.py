@@ -26,9 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lightning_effcx.observe import Network, evaluate
-from lightning_effcx.operations import Kind, Operation, nonlinearity
-
-_FRESH = frozenset({"empty_like", "zeros_like", "ones_like", "full_like", "new_empty", "new_zeros"})
+from lightning_effcx.operations import FRESH, Kind, Operation, nonlinearity
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +175,7 @@ class _Listener(TorchDispatchMode):
         out = func(*args, **kwargs)
         if operation is not None:
             self._announce(operation, out)
-        if func.overloadpacket.__name__ not in _FRESH:
+        if func.overloadpacket.__name__ not in FRESH:
             self._mark(out)
         if mutates:
             self._mark(args[0])
@@ -199,16 +197,18 @@ class _Listener(TorchDispatchMode):
     def _mark(self, out: Any) -> None:
         for tensor in tree_leaves(out):
             # What is no number, such as a comparison, is constant between the kinks.
-            if isinstance(tensor, Tensor) and tensor.is_floating_point():
+            if isinstance(tensor, Tensor) and (tensor.is_floating_point() or tensor.is_complex()):
                 reference = StorageWeakRef(tensor.untyped_storage())
                 self.dependent[reference.cdata] = reference
 
     def _announce(self, operation: Operation, out: Any) -> None:
         output = out if isinstance(out, Tensor) else out[0]
+        if not output.dim():
+            return  # a number about the whole batch, such as in a check of its range
         z = _by_sample(operation.z, self.n)
         if z is None:
             if operation.kind == "piecewise linear" and output.dtype == torch.bool:
-                return  # a question about the whole batch, such as a check of its range
+                return  # a question about the whole batch
             raise ValueError(_not_by_sample(self._name(operation.name), operation.z, self.n))
         choice = _by_sample(_winner(operation, out), self.n) if operation.chooses else None
         name = self._name(operation.name)
@@ -252,6 +252,8 @@ def _by_sample(units: Tensor, n: int) -> Tensor | None:
     if units.dim() > 1 and units.shape[1] == n:
         return units.transpose(0, 1).reshape(n, -1)
     if units.dim() and len(units) and len(units) % n == 0:
+        return units.reshape(n, -1)
+    if units.dim() > 1 and len(units) == 1 and units.shape[1] % n == 0:  # instance normalisation
         return units.reshape(n, -1)
     return None
 

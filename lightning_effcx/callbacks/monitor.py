@@ -14,6 +14,7 @@ from torchmetrics import Metric
 from typing_extensions import override
 
 from lightning_effcx.callbacks.schedules import Every
+from lightning_effcx.callbacks.selection import named, standard_set, suited
 from lightning_effcx.callbacks.tensorboard import (
     declare_hparams,
     declare_layout,
@@ -21,9 +22,8 @@ from lightning_effcx.callbacks.tensorboard import (
     writers,
 )
 from lightning_effcx.capture import ChooseInput, ChooseNetwork, input_and_target, network_of
-from lightning_effcx.metrics import FisherRaoNorm, JacobianNorm, TrajectoryLength, Transitions
 from lightning_effcx.observe import Network, evaluate, observing
-from lightning_effcx.tags import PREFIX, STDERR, Tag, check_name, is_site_key
+from lightning_effcx.tags import PREFIX, STDERR, Tag, is_site_key
 
 
 class ComplexityMonitor(Callback):
@@ -69,7 +69,7 @@ class ComplexityMonitor(Callback):
             raise TypeError(f"samples={samples!r}: expected a whole number.")
         if samples < 1:
             raise ValueError(f"samples={samples}: expected at least 1.")
-        self.metrics = _named(_standard(seed) if metrics is None else metrics)
+        self.metrics = standard_set(seed) if metrics is None else named(metrics)
         self.samples = samples
         self.every = every if callable(every) else Every(every)
         self.detail = detail
@@ -85,7 +85,7 @@ class ComplexityMonitor(Callback):
         self._validations = 0
         self._probe: list[tuple[Tensor, Tensor | None]] = []
         self._warned: set[str] = set()
-        self._announced = False
+        self._chosen = False
 
     @property
     @override
@@ -105,7 +105,7 @@ class ComplexityMonitor(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._probe.clear()
         self._warned.clear()
-        self._announced = False
+        self._chosen = False
         if stage == "fit":
             with self._guarding("the declaration of TensorBoard's pages"):
                 self._declare(trainer, pl_module)
@@ -164,36 +164,26 @@ class ComplexityMonitor(Callback):
     def _look(self, pl_module: LightningModule) -> tuple[Network, Tensor, Tensor | None] | None:
         """Return the network, its probe and their targets, unless it has no finite outputs."""
         seen = None
-        if not self._probe:
-            return seen
-        with self._guarding("the network"), observing(pl_module):
-            network = network_of(pl_module, self.network)
-            x = torch.cat([x.clone() for x, _ in self._probe]).to(_dtype(pl_module))
-            targets = [y.clone() for _, y in self._probe if y is not None]
-            y = torch.cat(targets) if len(targets) == len(self._probe) else None
-            outputs = evaluate(network, x)
-            if not outputs.isfinite().all():
-                bad = (~outputs.isfinite()).any(1).sum()
-                raise ValueError(f"its outputs are not finite for {bad} of {len(x)} samples.")
-            self._choose(y, outputs)
-            seen = network, x, y
+        if self._probe:
+            with self._guarding("the network"), observing(pl_module):
+                network = network_of(pl_module, self.network)
+                x = torch.cat([x.clone() for x, _ in self._probe]).to(_dtype(pl_module))
+                targets = [y.clone() for _, y in self._probe if y is not None]
+                y = torch.cat(targets) if len(targets) == len(self._probe) else None
+                outputs = evaluate(network, x)
+                if not outputs.isfinite().all():
+                    bad = (~outputs.isfinite()).any(1).sum()
+                    raise ValueError(f"its outputs are not finite for {bad} of {len(x)} samples.")
+                self._choose(y, outputs)
+                seen = network, x, y
         return seen
 
     def _choose(self, y: Tensor | None, outputs: Tensor) -> None:
-        """Of the default metrics, keep those that suit the targets, and say so once."""
-        if not self._by_default or self._announced:
-            return
-        self._announced = True
-        self.metrics = _named(_standard(self.seed))
-        if y is not None and y.dim() == 1 and not y.is_floating_point() and outputs.shape[1] > 1:
-            rank_zero_info("effcx: the targets are classes, so the outputs are taken for logits.")
-            return
-        rank_zero_info(
-            "effcx: the targets are no classes, so the outputs are taken for the mean of a Gaussian"
-            " in fisher_rao_norm, and jacobian_norm/probabilities is left out."
-        )
-        del self.metrics["jacobian_norm/probabilities"]
-        self.metrics["fisher_rao_norm"] = FisherRaoNorm("gaussian", seed=self.seed)
+        """Of the default metrics, take those that suit the targets, and say so once."""
+        if self._by_default and not self._chosen:
+            self._chosen = True
+            self.metrics, what = suited(self.seed, y, outputs)
+            rank_zero_info(f"effcx: {what}")
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
         seen = self._look(pl_module)
@@ -253,48 +243,6 @@ def _compute(metric: Metric, network: Network, x: Tensor, y: Tensor | None) -> d
         if not math.isfinite(value):
             raise ValueError(f"its {key.strip('_/') or 'value'} is {value}.")
     return values
-
-
-def _standard(seed: int) -> list[Metric]:
-    """What is cheap, and holds for every network."""
-    return [
-        JacobianNorm(seed=seed),
-        JacobianNorm(of="probabilities", seed=seed),
-        FisherRaoNorm(seed=seed),
-        Transitions(seed=seed),
-        TrajectoryLength(seed=seed),
-    ]
-
-
-def _named(metrics: Any) -> dict[str, Metric]:
-    """Name every metric, or say in one sentence which of them is none."""
-    if isinstance(metrics, Mapping):
-        pairs = list(metrics.items())
-    elif isinstance(metrics, Sequence) and not isinstance(metrics, str):
-        pairs = [(str(getattr(metric, "name", "")), metric) for metric in metrics]
-    else:
-        raise TypeError(f"metrics={metrics!r}: expected a list or a dict of metrics.")
-    named: dict[str, Metric] = {}
-    for name, metric in pairs:
-        if isinstance(metric, type):
-            raise TypeError(
-                f"metrics has the class {metric.__name__}, expected an instance: "
-                f"write {metric.__name__}()."
-            )
-        if not isinstance(metric, Metric):
-            raise TypeError(f"metrics has {metric!r}, expected a torchmetrics.Metric.")
-        if not name:
-            raise ValueError(
-                f"{type(metric).__name__} has no name of its own: pass it in a dict, "
-                "such as {'my_measure': ...}."
-            )
-        check_name(name)
-        if name in named:
-            raise ValueError(
-                f"two metrics are named {name!r}: give them names of your own in a dict."
-            )
-        named[name] = metric
-    return named
 
 
 def _dtype(module: torch.nn.Module) -> torch.dtype | None:

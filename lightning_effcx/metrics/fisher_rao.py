@@ -9,8 +9,8 @@ In the authors' experiments it is the higher, the more training labels are rando
 forward-mode pass, about three forward passes, whatever the number of outputs.
 
 Since $\langle\theta, \nabla_\theta \ell\rangle = \frac{d}{ds}\ell(f_{s\theta})|_{s=1}$, one
-Jacobian-vector product $t = \partial f/\partial\theta \cdot \theta$, `(n, k)`, holds all of it. With
-$p = \mathrm{softmax}(f)$, per sample:
+Jacobian-vector product $t = \partial f/\partial\theta \cdot \theta$, `(n, k)`, holds all of it.
+With $p = \mathrm{softmax}(f)$, per sample:
 
 * categorical, model: the variance of $t_c$ over classes $c \sim p$;
 * categorical, empirical: $(\sum_c p_c t_c - t_y)^2$;
@@ -175,8 +175,8 @@ def _gaussian(f: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
 
 def _root(mean: Tensor) -> Tensor:
     """Square root whose gradient at 0 is 0 rather than NaN: a dead network can be penalised."""
-    positive = mean > 0
-    return torch.where(positive, mean, 1.0).sqrt() * positive
+    nothing = mean == 0
+    return torch.where(nothing, 1.0, mean).sqrt() * ~nothing
 
 
 def _matching(network: nn.Module, pattern: str | None) -> dict[str, nn.Parameter]:

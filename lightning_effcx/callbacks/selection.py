@@ -1,0 +1,71 @@
+"""Selection: which metrics the monitor computes, and what they are called."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from torchmetrics import Metric
+
+from lightning_effcx.metrics import FisherRaoNorm, JacobianNorm, TrajectoryLength, Transitions
+from lightning_effcx.tags import check_name
+
+
+def standard_set(seed: int) -> dict[str, Metric]:
+    """What is cheap and holds for every classifier."""
+    return named(
+        [
+            JacobianNorm(seed=seed),
+            JacobianNorm(of="probabilities", seed=seed),
+            FisherRaoNorm(seed=seed),
+            Transitions(seed=seed),
+            TrajectoryLength(seed=seed),
+        ]
+    )
+
+
+def suited(seed: int, y: Tensor | None, outputs: Tensor) -> tuple[dict[str, Metric], str]:
+    """Return the standard set as it suits targets and outputs, and say what they are taken for."""
+    metrics = standard_set(seed)
+    if y is not None and y.dim() == 1 and not y.is_floating_point() and outputs.shape[1] > 1:
+        return metrics, "the targets are classes, so the outputs are taken for logits."
+    del metrics["jacobian_norm/probabilities"]
+    metrics["fisher_rao_norm"] = FisherRaoNorm("gaussian", seed=seed)
+    return metrics, (
+        "the targets are no classes, so the outputs are taken for the mean of a Gaussian in "
+        "fisher_rao_norm, and jacobian_norm/probabilities is left out."
+    )
+
+
+def named(metrics: Any) -> dict[str, Metric]:
+    """Return metrics by name, or say in one sentence which of them is none, or has none."""
+    if isinstance(metrics, Mapping):
+        pairs = list(metrics.items())
+    elif isinstance(metrics, Sequence) and not isinstance(metrics, str):
+        pairs = [(str(getattr(metric, "name", "")), metric) for metric in metrics]
+    else:
+        raise TypeError(f"metrics={metrics!r}: expected a list or a dict of metrics.")
+    found: dict[str, Metric] = {}
+    for name, metric in pairs:
+        _check(name, metric)
+        if name in found:
+            raise ValueError(
+                f"two metrics are named {name!r}: give them names of your own in a dict."
+            )
+        found[name] = metric
+    return found
+
+
+def _check(name: str, metric: Any) -> None:
+    if isinstance(metric, type):
+        raise TypeError(
+            f"metrics has the class {metric.__name__}, expected an instance: "
+            f"write {metric.__name__}()."
+        )
+    if not isinstance(metric, Metric):
+        raise TypeError(f"metrics has {metric!r}, expected a torchmetrics.Metric.")
+    if not name:
+        raise ValueError(
+            f"{type(metric).__name__} has no name of its own: pass it in a dict, "
+            "such as {'my_measure': ...}."
+        )
+    check_name(name)

@@ -1,0 +1,106 @@
+"""Plots: the curves of groups of runs, one panel per measure."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from io import BytesIO
+from math import ceil
+from pathlib import Path
+
+from lightning_effcx.compare.runs import Run
+from lightning_effcx.compare.tables import Comparison, Group, mean_of, spread_of
+
+try:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from PIL import Image  # comes with matplotlib
+except ImportError as error:
+    raise ImportError(
+        "Plots need matplotlib, which `pip install 'lightning-effcx[plot]'` brings."
+    ) from error
+
+# Okabe & Ito's palette, which colour-blind readers can tell apart, without its yellow (too light).
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_DASHES = ("-", "--", ":", "-.")  # once the colours are used up
+_PANEL = (3.4, 2.5)  # inches
+_ACROSS = 4  # panels at most
+_LETTERS_PER_INCH = 12  # of the legend
+
+
+def plot_runs(comparison: Comparison) -> Figure:
+    """Draw every column of a comparison over the steps, but the gap, which is one of last values.
+
+    A line is the mean over the runs of a group that logged the step, its band one standard
+    deviation over them on both sides.
+    """
+    tags = {column.name: column.tag for column in comparison.columns if column.minus is None}
+    if not tags:
+        raise ValueError("There is nothing to plot: no column of the comparison is a curve.")
+    groups = [row.group for row in comparison.rows]
+    down = ceil(len(tags) / _ACROSS)
+    across = ceil(len(tags) / down)  # 3 + 3 rather than 4 + 2
+    width = max(across * _PANEL[0], 2 * _PANEL[0])
+    legend_columns = _legend_columns(groups, width)
+    legend_height = 0.2 * ceil(len(groups) / legend_columns) + 0.4
+    figure = Figure((width, down * _PANEL[1] + legend_height), layout="constrained")
+    for place, (name, tag) in enumerate(tags.items(), start=1):
+        axes = figure.add_subplot(down, across, place)
+        _draw(axes, groups, tag)
+        axes.set_title(name, fontsize="medium", loc="left")
+        if place + across > len(tags):  # nothing below
+            axes.set_xlabel("step", fontsize="small")
+    figure.legend(
+        handles=figure.axes[0].get_lines(),
+        title="mean over runs ± one standard deviation",
+        loc="outside lower center",
+        ncols=legend_columns,
+        fontsize="small",
+        title_fontsize="small",
+        frameon=False,
+    )
+    return figure
+
+
+def save_plot(figure: Figure, file: Path) -> None:
+    """Save a figure in the format of the file's suffix, PNG if it has none."""
+    form = file.suffix.removeprefix(".").lower() or "png"
+    picture = BytesIO()
+    figure.savefig(picture, format=form)
+    if form == "png":
+        # 256 colours look the same as millions here, in a third of the bytes.
+        with Image.open(picture) as image:
+            image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, format=form)
+    else:
+        file.write_bytes(picture.getvalue())
+
+
+def _legend_columns(groups: Sequence[Group], width: float) -> int:
+    longest = max(len(group.label) for group in groups) + 6  # the line before the label
+    return min(len(groups), max(1, int(width * _LETTERS_PER_INCH / longest)))
+
+
+def _draw(axes: Axes, groups: Sequence[Group], tag: str) -> None:
+    """Draw one panel; a group without the curve has an empty line, for the legend."""
+    for place, group in enumerate(groups):
+        colour = _COLOURS[place % len(_COLOURS)]
+        dashes = _DASHES[place // len(_COLOURS) % len(_DASHES)]
+        steps, means, spreads = _average(group.runs, tag)
+        marker = "o" if len(steps) == 1 else ""  # a line of one point cannot be seen
+        axes.plot(steps, means, dashes, color=colour, marker=marker, label=group.label)
+        lower = [mean - spread for mean, spread in zip(means, spreads, strict=True)]
+        upper = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
+        axes.fill_between(steps, lower, upper, color=colour, alpha=0.2, linewidth=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.3)
+    axes.tick_params(labelsize="small")
+
+
+def _average(runs: Sequence[Run], tag: str) -> tuple[list[int], list[float], list[float]]:
+    """Steps, means and spreads of the runs that logged each step; nothing is interpolated."""
+    points: defaultdict[int, list[float]] = defaultdict(list)
+    for run in runs:
+        if curve := run.curves.get(tag):
+            for step, value in zip(curve.steps, curve.values, strict=True):
+                points[step].append(value)
+    steps = sorted(points)
+    means = [mean_of(points[step]) for step in steps]
+    return steps, means, [spread_of(points[step]) or 0.0 for step in steps]

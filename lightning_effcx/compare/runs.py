@@ -1,0 +1,175 @@
+"""Runs: the curves and hyperparameters that TensorBoard's event files hold.
+
+An event file is a sequence of records: the payload's length (8 bytes) and its checksum (4), the
+payload and its checksum (4). We read the records ourselves, because TensorBoard's own readers end
+silently at a damaged one.
+"""
+
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped, unused-ignore]
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.util.tensor_util import make_ndarray
+
+HParams = dict[str, str | float | bool]
+
+_KINDS = ("number_value", "string_value", "bool_value")  # no writer stores the others
+_HEADER = 12  # bytes
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One scalar of one run: `values[i]` was logged at `steps[i]`; the steps ascend."""
+
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+
+    @property
+    def final(self) -> float:
+        """The value at the last step."""
+        return self.values[-1]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a directory with event files.
+
+    Args:
+        path: Relative to the folder that was loaded, with forward slashes; "." for that folder.
+        hparams: The hyperparameters that were logged.
+        curves: By tag.
+    """
+
+    path: str
+    hparams: HParams
+    curves: dict[str, Curve]
+
+
+def load_runs(folder: Path) -> list[Run]:
+    """Read every run below `folder`, ordered by path.
+
+    A directory with event files is a run if they hold any scalar. Several files in one directory
+    are one run that was resumed: where two files overlap in a curve, the later one counts, and of
+    two values for one hyperparameter the first. A file that cannot be read to its end is named in
+    a warning.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"There is no folder {str(folder)!r}.")
+    directories: defaultdict[str, list[Path]] = defaultdict(list)
+    for file in sorted(folder.rglob("events.out.tfevents*")):
+        if file.is_file():
+            directories[file.parent.relative_to(folder).as_posix()].append(file)
+    runs = [_merge(path, map(_read, files)) for path, files in sorted(directories.items())]
+    return [run for run in runs if run.curves]
+
+
+@dataclass
+class _Contents:
+    """What one event file holds."""
+
+    start: float = 0.0
+    hparams: HParams = field(default_factory=dict)
+    points: defaultdict[str, dict[int, float]] = field(default_factory=lambda: defaultdict(dict))
+
+
+def _merge(path: str, files: Iterator[_Contents]) -> Run:
+    hparams: HParams = {}
+    points: defaultdict[str, dict[int, float]] = defaultdict(dict)
+    for file in sorted(files, key=lambda file: file.start):
+        hparams = file.hparams | hparams
+        for tag, later in file.points.items():
+            points[tag] = _outside(points[tag], min(later), max(later)) | later
+    return Run(path, hparams, {tag: _curve(points[tag]) for tag in sorted(points)})
+
+
+def _outside(points: dict[int, float], first: int, last: int) -> dict[int, float]:
+    """Drop what a resumed training did over again, also at steps that it did not log again."""
+    return {step: value for step, value in points.items() if not first <= step <= last}
+
+
+def _curve(points: dict[int, float]) -> Curve:
+    steps = sorted(points)
+    return Curve(tuple(steps), tuple(points[step] for step in steps))
+
+
+def _read(path: Path) -> _Contents:
+    """Read one event file as far as it is whole; warn if that is not to its end."""
+    contents = _Contents()
+    count = 0
+    try:
+        with path.open("rb") as file:
+            for record in _records(file):
+                _take(Event.FromString(record), contents)
+                count += 1
+    except DecodeError:
+        _warn(path, "a record is no event", count)
+    except (EOFError, ValueError) as damage:
+        _warn(path, str(damage), count)
+    except OSError as error:
+        _warn(path, f"the file cannot be read ({error.strerror})", count)
+    return contents
+
+
+def _warn(path: Path, damage: str, count: int) -> None:
+    if count == 0:
+        read = "nothing was read"
+    elif count == 1:
+        read = "the 1 event before that was read"
+    else:
+        read = f"the {count} events before that were read"
+    warnings.warn(f"{path}: {damage}; {read}.", stacklevel=2)
+
+
+def _records(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the payload of every record; raise at the first that is damaged."""
+    header = file.read(_HEADER)
+    if not header:
+        raise EOFError("the file is empty")
+    while header:
+        if len(header) < _HEADER:
+            raise EOFError("the file ends in the middle of a record")
+        if not _intact(header):
+            raise ValueError("no record starts where one should")
+        size = int.from_bytes(header[:8], "little") + 4
+        body = file.read(size)
+        if len(body) < size:
+            raise EOFError("the file ends in the middle of a record")
+        if not _intact(body):
+            raise ValueError("a record does not match its checksum")
+        yield body[:-4]
+        header = file.read(_HEADER)
+
+
+def _intact(checked: bytes) -> bool:
+    """Tell whether the checksum in the last four bytes is that of the bytes before."""
+    return bool(masked_crc32c(checked[:-4]) == int.from_bytes(checked[-4:], "little"))
+
+
+def _take(event: Any, contents: _Contents) -> None:
+    """Add the scalars and hyperparameters of one event."""
+    contents.start = contents.start or event.wall_time
+    for value in event.summary.value:
+        if value.tag == SESSION_START_INFO_TAG:
+            contents.hparams = _hparams(value) | contents.hparams
+        elif value.HasField("simple_value"):  # as torch and older writers store scalars
+            contents.points[value.tag][event.step] = float(value.simple_value)
+        elif value.HasField("tensor") and (
+            # Some writers say only once per tag that its tensors are scalars.
+            value.metadata.plugin_data.plugin_name == "scalars" or value.tag in contents.points
+        ):
+            contents.points[value.tag][event.step] = float(make_ndarray(value.tensor).item())
+
+
+def _hparams(value: Any) -> HParams:
+    content = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+    logged = content.session_start_info.hparams
+    kinds = {name: logged[name].WhichOneof("kind") for name in logged}
+    return {name: getattr(logged[name], kind) for name, kind in kinds.items() if kind in _KINDS}

@@ -1,0 +1,194 @@
+"""Tables: groups of runs that differ only in their seed, and how they compare.
+
+A group's value is the mean of the last values of its runs, its spread their sample standard
+deviation. A run that lacks a value is left out of the mean.
+"""
+
+import csv
+import io
+import json
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
+
+from rich.table import Table
+from rich.text import Text
+
+from lightning_effcx import tags
+from lightning_effcx.compare.runs import HParams, Run
+
+_TRAIN = "(?:train|training)"
+_VALIDATION = "(?:val|valid|validation)"
+_LOSS = "loss"
+_ACCURACY = "(?:binary|multiclass|multilabel)?acc(?:uracy)?"
+
+
+@dataclass(frozen=True)
+class Column:
+    """What is compared: the last value of `tag`, less that of `minus` if there is one."""
+
+    name: str
+    tag: str
+    minus: str | None = None
+
+    def final(self, run: Run) -> float | None:
+        """The value of one run; `None` if the run did not log it."""
+        needed = [self.tag] if self.minus is None else [self.tag, self.minus]
+        if any(tag not in run.curves for tag in needed):
+            return None
+        value, *less = (run.curves[tag].final for tag in needed)
+        return value - sum(less)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Mean over the `n` runs that have a value, and their spread if they are several."""
+
+    mean: float | None
+    std: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One group, with a cell for every column by name."""
+
+    group: Group
+    cells: dict[str, Cell]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Groups of runs side by side."""
+
+    rows: tuple[Row, ...]
+    columns: tuple[Column, ...]
+
+
+def compare_runs(
+    runs: Sequence[Run], *, metrics: Sequence[str] = (), sort: str | None = None
+) -> Comparison:
+    """Compare the groups of `runs` by measures, validation results and generalization gap.
+
+    Args:
+        runs: As `load_runs` returns them.
+        metrics: Show instead what matches these patterns, in their order. `*` stands for any
+            characters. A pattern is matched with the names of measures, such as
+            `transitions/segment`, and with every tag of the runs, such as `val_loss`.
+        sort: Name of the column to sort by, ascending, with a `-` in front descending; groups
+            without a value come last. `None` sorts by label.
+    """
+    columns = _matching(runs, metrics) if metrics else _usual(runs)
+    rows = [
+        Row(group, {column.name: _cell(column, group) for column in columns})
+        for group in group_runs(runs)
+    ]
+    return Comparison(tuple(rows if sort is None else _sorted(rows, columns, sort)), columns)
+
+
+def _measures(logged: Iterable[str]) -> list[Column]:
+    read = {tag: tags.parse(tag) for tag in logged}
+    return [Column(it.name, tag) for tag, it in read.items() if it and it.grain == "value"]
+
+
+def _logged(runs: Sequence[Run]) -> list[str]:
+    return sorted({tag for run in runs for tag in run.curves})
+
+
+def _usual(runs: Sequence[Run]) -> tuple[Column, ...]:
+    """What is shown unless asked otherwise."""
+    logged = _logged(runs)
+    return (*_measures(logged), *_validation(logged), *_gap(logged))
+
+
+def _validation(logged: list[str]) -> list[Column]:
+    found = (_tag_of(_VALIDATION, quantity, logged) for quantity in (_LOSS, _ACCURACY))
+    return [Column(tag, tag) for tag in found if tag]
+
+
+def _gap(logged: list[str]) -> list[Column]:
+    """The generalization gap: positive where validation is worse than training."""
+    train, validation = (_tag_of(split, _ACCURACY, logged) for split in (_TRAIN, _VALIDATION))
+    if train and validation:
+        return [Column("gap (accuracy)", train, minus=validation)]
+    train, validation = (_tag_of(split, _LOSS, logged) for split in (_TRAIN, _VALIDATION))
+    if train and validation:
+        return [Column("gap (loss)", validation, minus=train)]
+    return []
+
+
+def _tag_of(split: str, quantity: str, logged: list[str]) -> str | None:
+    """Find the tag that people usually give to a quantity of a split: `val_loss`, `Loss/val`, …."""
+    usual = re.compile(f"{split}_{quantity}|{quantity}_{split}")
+    for tag in logged:
+        # Lightning appends _epoch where a value is logged per step as well.
+        if usual.fullmatch(re.sub(r"[/.\- ]", "_", tag.lower()).removesuffix("_epoch")):
+            return tag
+    return None
+
+
+def _matching(runs: Sequence[Run], patterns: Sequence[str]) -> tuple[Column, ...]:
+    """What the patterns ask for, in their order; a measure goes by its name and by its tag."""
+    logged = _logged(runs)
+    measures = _measures(logged)
+    shown = {column.tag for column in measures}
+    others = [Column(tag, tag) for tag in logged if tag not in shown]
+    columns = [*measures, *_gap(logged), *others]
+    chosen: dict[str, Column] = {}
+    for pattern in patterns:
+        matches = [it for it in columns if _matches(it, pattern)]
+        if not matches:
+            there_is = ", ".join(dict.fromkeys(map(_summary, columns))) or "nothing"
+            raise ValueError(f"No metric matches {pattern!r}; there is {there_is}.")
+        for column in matches:
+            chosen.setdefault(column.name, column)
+    return tuple(chosen.values())
+
+
+def _matches(column: Column, pattern: str) -> bool:
+    named = fnmatchcase(column.name, pattern)
+    return named or (column.minus is None and fnmatchcase(column.tag, pattern))
+
+
+def _summary(column: Column) -> str:
+    """Name a column in a list; the many sites of a network share one entry."""
+    tag = tags.parse(column.tag)
+    return f"{tags.PREFIX}{tag.name}/at/*" if tag and tag.grain == "site" else column.name
+
+
+def _cell(column: Column, group: Group) -> Cell:
+    finals = [value for value in map(column.final, group.runs) if value is not None]
+    mean = mean_of(finals) if finals else None
+    return Cell(mean, spread_of(finals), len(finals))
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """Arithmetic mean; not finite where a value is not, where `statistics` would raise."""
+    return sum(values) / len(values)
+
+
+def spread_of(values: Sequence[float]) -> float | None:
+    """Sample standard deviation; `None` for fewer than two values."""
+    if len(values) < 2:  # noqa: PLR2004 - two values are what it takes
+        return None
+    mean = mean_of(values)
+    return math.sqrt(sum((value - mean) * (value - mean) for value in values) / (len(values) - 1))
+
+
+def _sorted(rows: list[Row], columns: tuple[Column, ...], sort: str) -> list[Row]:
+    name = sort.removeprefix("-")
+    if name not in {column.name for column in columns}:
+        there_is = ", ".join(column.name for column in columns) or "none"
+        raise ValueError(f"No column is named {name!r}; there is {there_is}.")
+    sign = -1 if sort.startswith("-") else 1
+
+    def key(row: Row) -> tuple[bool, float]:
+        mean = row.cells[name].mean
+        missing = mean is None or math.isnan(mean)
+        return missing, 0.0 if mean is None or missing else sign * mean
+
+    return sorted(rows, key=key)

@@ -1,0 +1,459 @@
+import copy
+import math
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics import Metric
+from trainings import Classifier, fit, loaders, task, trainer
+
+from lightning_effcx.callbacks import ComplexityMonitor, Every, Geometric
+from lightning_effcx.functional import jacobian_norm
+from lightning_effcx.metrics import FisherRaoNorm, JacobianNorm, TrajectoryLength, Transitions
+from lightning_effcx.observe import observing
+from lightning_effcx.paths import Segment
+from lightning_effcx.tags import parse
+
+STANDARD = {
+    "jacobian_norm",
+    "jacobian_norm/probabilities",
+    "fisher_rao_norm",
+    "transitions/segment",
+    "trajectory_length/segment",
+}
+
+
+def names(values: dict[str, Any], grain: str = "value") -> set[str]:
+    tags = [tag for tag in map(parse, values) if tag is not None]
+    return {tag.name for tag in tags if tag.grain == grain}
+
+
+class Broken(Metric):
+    """A measure with an error in it."""
+
+    def update(self, *_: Any) -> None:
+        raise RuntimeError("the dog ate it")
+
+    def compute(self) -> Tensor:
+        return torch.zeros(())
+
+
+class Outputs(Classifier):
+    """A network whose outputs are what a function makes of them."""
+
+    def __init__(self, spoil: Any) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore="spoil")
+        self.spoil = spoil
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.spoil(super().forward(x))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.network(batch[0]).square().mean()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        pass
+
+
+# --- what is measured
+
+
+def test_the_standard_set_is_logged_with_errors_and_costs(tmp_path):
+    host, _ = fit(tmp_path, ComplexityMonitor())
+    assert names(host.callback_metrics) == STANDARD
+    assert names(host.callback_metrics, "stderr") == STANDARD
+    assert names(host.callback_metrics, "seconds") == STANDARD
+    assert "val_loss" in host.callback_metrics
+
+
+def test_what_is_logged_is_the_measure_of_the_first_validation_samples(tmp_path):
+    host, module = fit(tmp_path, ComplexityMonitor([JacobianNorm()], samples=20))
+    with observing(module):
+        expected = jacobian_norm(module, task().tensors[0][:20]).mean()
+    torch.testing.assert_close(host.callback_metrics["effcx/jacobian_norm"], expected)
+
+
+def test_sites_are_logged_only_in_detail(tmp_path):
+    host, _ = fit(tmp_path, ComplexityMonitor([Transitions()]))
+    assert names(host.callback_metrics, "site") == set()
+    host, _ = fit(tmp_path, ComplexityMonitor([Transitions()], detail=True))
+    assert "effcx/transitions/segment/at/network.2" in host.callback_metrics
+
+
+def test_a_dictionary_names_the_metrics(tmp_path):
+    monitor = ComplexityMonitor({"steepness": JacobianNorm(), "bends": Transitions()})
+    host, _ = fit(tmp_path, monitor)
+    assert names(host.callback_metrics) == {"steepness", "bends"}
+
+
+def test_a_metric_of_the_users_own_may_compute_a_number(tmp_path):
+    class Size(Broken):
+        def update(self, network: Any, x: Tensor, y: Tensor | None = None) -> None:
+            pass
+
+        def compute(self) -> Tensor:
+            return torch.tensor(7.0)
+
+    host, _ = fit(tmp_path, ComplexityMonitor({"size": Size()}))
+    assert host.callback_metrics["effcx/size"] == 7
+
+
+def test_a_part_of_the_module_can_be_measured_by_its_name_or_by_a_function(tmp_path):
+    by_name = ComplexityMonitor([JacobianNorm()], network="network.0")
+    by_function = ComplexityMonitor(
+        [JacobianNorm(), FisherRaoNorm()], network=lambda module, x: module.network[0](x)
+    )
+    host, module = fit(tmp_path, by_name)
+    weight = module.network[0].weight
+    torch.testing.assert_close(host.callback_metrics["effcx/jacobian_norm"], weight.norm())
+    host, module = fit(tmp_path, by_function)
+    torch.testing.assert_close(host.callback_metrics["effcx/jacobian_norm"], weight.norm())
+    assert "effcx/fisher_rao_norm" in host.callback_metrics
+
+
+class Dictionaries(Classifier):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return super().training_step((batch["x"], batch["y"]), batch_idx)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        super().validation_step((batch["x"], batch["y"]), batch_idx)
+
+
+def test_a_function_finds_the_input_in_an_unusual_batch(tmp_path):
+    data = [{"x": x, "y": y} for x, y in task()]
+    monitor = ComplexityMonitor(batch=lambda batch: (batch["x"], batch["y"]))
+    host, _ = fit(tmp_path, monitor, module=Dictionaries(), data=data)
+    assert names(host.callback_metrics) == STANDARD
+
+
+def test_for_targets_that_are_no_classes_the_outputs_are_the_mean_of_a_gaussian(tmp_path, caplog):
+    class Regression(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return (self(batch[0]) - batch[1]).square().mean()
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            pass
+
+    with caplog.at_level("INFO"):
+        host, module = fit(tmp_path, ComplexityMonitor(), module=Regression(), data=task("values"))
+    assert "taken for the mean of a Gaussian" in caplog.text
+    assert names(host.callback_metrics) == STANDARD - {"jacobian_norm/probabilities"}
+    metric = FisherRaoNorm("gaussian")
+    metric.update(module, task().tensors[0][:64])
+    torch.testing.assert_close(
+        host.callback_metrics["effcx/fisher_rao_norm"], metric.compute()["fisher_rao_norm"]
+    )
+
+
+def test_for_classes_it_is_said_that_outputs_are_logits(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        fit(tmp_path, ComplexityMonitor())
+    assert caplog.text.count("the outputs are taken for logits") == 1
+
+
+def test_the_probe_stays_and_draws_repeat_so_that_a_frozen_network_has_flat_curves(tmp_path):
+    module = Classifier(lr=0.0)
+    module.network[1].momentum = 0.0  # BatchNorm's running statistics would move
+    monitor = ComplexityMonitor()
+    fit(tmp_path, monitor, module=module, max_epochs=3)
+    first, *later = [
+        {tag: value for tag, value in entry["values"].items() if "seconds" not in tag}
+        for entry in monitor.history
+    ]
+    assert later == [first, first]
+
+
+def test_validate_measures_too_under_inference_mode(tmp_path):
+    host, module = fit(tmp_path, ComplexityMonitor())
+    during_fit = {k: v.clone() for k, v in host.callback_metrics.items()}
+    host.validate(module, loaders()[1], verbose=False)
+    for tag, value in during_fit.items():
+        if "seconds" not in tag:
+            torch.testing.assert_close(host.callback_metrics[tag], value)
+
+
+# --- when
+
+
+def test_every_second_validation_is_measured_from_the_first_on(tmp_path):
+    monitor = ComplexityMonitor([JacobianNorm()], every=2)
+    fit(tmp_path, monitor, max_epochs=5)
+    assert [entry["epoch"] for entry in monitor.history] == [0, 2, 4]
+
+
+def test_a_predicate_of_the_number_of_validations_decides(tmp_path):
+    monitor = ComplexityMonitor([JacobianNorm()], every=Geometric(2))
+    fit(tmp_path, monitor, max_epochs=5)
+    assert [entry["epoch"] for entry in monitor.history] == [0, 1, 3]
+
+
+def test_the_monitor_pickles(tmp_path):
+    monitor = ComplexityMonitor(every=Every(2))
+    again = pickle.loads(pickle.dumps(monitor))
+    assert again.every == monitor.every
+    assert again.state_key == monitor.state_key
+
+
+# --- leaving no trace
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"accumulate_grad_batches": 3, "val_check_interval": 2},
+        {"gradient_clip_val": 0.1, "num_sanity_val_steps": 0},
+        {"precision": "bf16-mixed"},
+        {"detect_anomaly": True},
+    ],
+    ids=lambda options: ", ".join(options) or "default",
+)
+def test_training_is_bit_identical_with_and_without_the_monitor(tmp_path, options):
+    without, plain = fit(tmp_path, max_epochs=3, **options)
+    monitor = ComplexityMonitor(detail=True)
+    with_it, measured = fit(tmp_path, monitor, max_epochs=3, **options)
+    assert monitor.history
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, measured.state_dict()[name]), name
+    assert torch.equal(without.callback_metrics["val_loss"], with_it.callback_metrics["val_loss"])
+
+
+@pytest.mark.filterwarnings("ignore:Found 1 module")  # Lightning's, on the frozen part
+def test_a_part_that_the_user_froze_in_eval_stays_so(tmp_path):
+    module = Classifier()
+    module.network[1].eval()
+    fit(tmp_path, ComplexityMonitor(), module=module)
+    assert not module.network[1].training
+    assert module.network[3].training
+
+
+# --- what hosts do with it
+
+
+def test_early_stopping_and_checkpoints_can_watch_a_measure(tmp_path):
+    stopping = EarlyStopping("effcx/jacobian_norm", mode="min", patience=1, min_delta=1e9)
+    checkpoint = ModelCheckpoint(tmp_path, monitor="effcx/jacobian_norm", filename="best")
+    host, _ = fit(
+        tmp_path, stopping, ComplexityMonitor(), checkpoint, enable_checkpointing=True, max_epochs=9
+    )
+    assert host.current_epoch == 2
+    assert checkpoint.best_model_score is not None
+
+
+def test_every_logger_sees_the_measures(tmp_path):
+    fit(tmp_path, ComplexityMonitor(), logger=CSVLogger(tmp_path, name="", version=""))
+    header = (tmp_path / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert "effcx/jacobian_norm" in header
+    assert "effcx/seconds/jacobian_norm" in header
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")  # Lightning's, on the first half
+def test_a_resumed_training_continues_the_history(tmp_path):
+    whole = ComplexityMonitor(every=2)
+    fit(tmp_path, whole, max_epochs=5)
+
+    saving = ModelCheckpoint(tmp_path, filename="half")
+    fit(tmp_path, ComplexityMonitor(every=2), saving, max_epochs=3, enable_checkpointing=True)
+    resumed = ComplexityMonitor(every=2)
+    half, saving = tmp_path / "half.ckpt", ModelCheckpoint(tmp_path, filename="whole")
+    fit(tmp_path, resumed, saving, max_epochs=5, enable_checkpointing=True, ckpt_path=half)
+
+    assert [entry["epoch"] for entry in resumed.history] == [0, 2, 4]
+    assert [entry["step"] for entry in resumed.history] == [e["step"] for e in whole.history]
+    for ours, theirs in zip(resumed.history[:2], whole.history[:2], strict=True):
+        assert names(ours["values"]) == names(theirs["values"])
+        for name in names(ours["values"]):
+            assert ours["values"][f"effcx/{name}"] == theirs["values"][f"effcx/{name}"]
+
+
+def test_the_checkpoint_holds_plain_python_values(tmp_path):
+    saving = ModelCheckpoint(tmp_path, filename="last")
+    monitor = ComplexityMonitor()
+    fit(tmp_path, monitor, saving, enable_checkpointing=True)
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    state = checkpoint["callbacks"][monitor.state_key]
+    assert state["validations"] == 2
+    assert all(type(value) is float for value in state["history"][0]["values"].values())
+
+
+def test_two_monitors_share_a_trainer(tmp_path):
+    host, _ = fit(
+        tmp_path,
+        ComplexityMonitor([JacobianNorm()]),
+        ComplexityMonitor({"far": Transitions(Segment(points=9))}),
+    )
+    assert names(host.callback_metrics) == {"jacobian_norm", "far"}
+
+
+def test_a_fast_dev_run_passes(tmp_path):
+    host, _ = fit(tmp_path, ComplexityMonitor(strict=True), fast_dev_run=True, logger=None)
+    assert names(host.callback_metrics) == STANDARD
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")  # Lightning's, on every log
+def test_a_barebones_run_passes():
+    host = Trainer(barebones=True, max_epochs=1, accelerator="cpu", callbacks=ComplexityMonitor())
+    host.fit(Classifier(), *loaders())
+    assert host.state.finished
+
+
+# --- bad input
+
+
+WRONG = [
+    (
+        {"metrics": [JacobianNorm]},
+        TypeError,
+        r"the class JacobianNorm, expected an instance: write JacobianNorm\(\)",
+    ),
+    ({"metrics": ["jacobian"]}, TypeError, "'jacobian', expected a torchmetrics.Metric"),
+    ({"metrics": "jacobian"}, TypeError, "metrics='jacobian': expected a list or a dict"),
+    ({"metrics": JacobianNorm()}, TypeError, "expected a list or a dict of metrics"),
+    ({"metrics": [Broken()]}, ValueError, "Broken has no name of its own: pass it in a dict"),
+    (
+        {"metrics": [JacobianNorm(), JacobianNorm(seed=1)]},
+        ValueError,
+        "two metrics are named 'jacobian_norm'",
+    ),
+    ({"metrics": {"A b": JacobianNorm()}}, ValueError, "'A b' cannot name a metric"),
+    ({"every": 0}, ValueError, "every=0: expected at least 1"),
+    ({"every": 1.5}, TypeError, "every=1.5: expected a whole number, or a function"),
+    ({"samples": 0}, ValueError, "samples=0: expected at least 1"),
+    ({"samples": 2.5}, TypeError, "samples=2.5: expected a whole number"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), WRONG)
+def test_wrong_arguments_are_refused_when_the_monitor_is_made(arguments, error, message):
+    with pytest.raises(error, match=message):
+        ComplexityMonitor(**arguments)
+
+
+FAULTS = {
+    "a batch without an input": (
+        dict,
+        {"module": Dictionaries(), "data": [{"x": x, "y": y} for x, y in task()]},
+        r"the input of the network: no input was found: the batch is \{'x': float32 .* batch=",
+    ),
+    "an unknown part": (
+        lambda: {"network": "head"},
+        {},
+        r"network='head': Classifier has no such part; it has: \['network', 'network.0'",
+    ),
+    "an output that is no matrix": (
+        dict,
+        {"module": Outputs(lambda y: y[:, 0])},
+        r"the network: the network returned a tensor of shape \(64,\) for 64 samples",
+    ),
+    "an output that is no tensor": (
+        dict,
+        {"module": Outputs(lambda y: {"logits": y})},
+        "the network: the network returned a dict, expected one tensor",
+    ),
+    "outputs that are not finite": (
+        dict,
+        {"module": Outputs(lambda y: y / 0)},
+        "the network: its outputs are not finite for 64 of 64 samples",
+    ),
+    "an error in a measure": (
+        lambda: {"metrics": {"broken": Broken()}},
+        {},
+        "the measure 'broken': the dog ate it The training goes on; strict=True raises",
+    ),
+    "a measure without a number": (
+        lambda: {"metrics": {"nan": NotFinite()}},
+        {},
+        "the measure 'nan': its value is nan",
+    ),
+    "an error in the schedule": (
+        lambda: {"every": lambda count: 1 / count > 0},
+        {},
+        "the schedule: division by zero",
+    ),
+}
+
+
+class NotFinite(Broken):
+    def update(self, *_: Any) -> None:
+        pass
+
+    def compute(self) -> Tensor:
+        return torch.tensor(math.nan)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_goes_wrong_in_training_is_one_warning_and_changes_nothing(tmp_path, fault):
+    arguments, options, message = FAULTS[fault]
+    options = {"num_sanity_val_steps": 0, **copy.deepcopy(options)}
+    _, plain = fit(tmp_path, **copy.deepcopy(options))
+    with pytest.warns(UserWarning, match=message) as record:
+        _, measured = fit(tmp_path, ComplexityMonitor(**arguments()), **options)
+    assert len([w for w in record if "effcx" in str(w.message)]) == 1
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, measured.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_strict_raises_instead(tmp_path, fault):
+    arguments, options, message = FAULTS[fault]
+    detail = message.split(": ", 1)[-1].split(" The training")[0]
+    with pytest.raises(Exception, match=detail.replace("64", r"\d+")):
+        fit(tmp_path, ComplexityMonitor(strict=True, **arguments()), **copy.deepcopy(options))
+
+
+def test_strict_raises_in_the_sanity_check_what_can_be_known_there(tmp_path):
+    module = Outputs(lambda y: y[:, 0])
+    with pytest.raises(ValueError, match="for 32 samples, expected"):
+        fit(tmp_path, ComplexityMonitor(strict=True), module=module)
+    assert module.trainer.global_step == 0
+
+
+def test_the_other_measures_go_on_when_one_fails(tmp_path):
+    monitor = ComplexityMonitor({"broken": Broken(), "jacobian_norm": JacobianNorm()})
+    with pytest.warns(UserWarning, match="the measure 'broken'"):
+        host, _ = fit(tmp_path, monitor)
+    assert names(host.callback_metrics) == {"jacobian_norm"}
+
+
+def test_a_training_without_validation_is_told_that_nothing_was_measured(tmp_path):
+    with pytest.warns(UserWarning, match="leaves out the training: no validation ran in it"):
+        fit(tmp_path, ComplexityMonitor(), limit_val_batches=0)
+
+
+def test_a_batch_that_is_a_tensor_has_no_targets(tmp_path):
+    class Autoencoder(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network.append(nn.Linear(3, 6))
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return (self(batch) - batch).square().mean()
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            pass
+
+    data = list(task().tensors[0])
+    host, _ = fit(tmp_path, ComplexityMonitor(strict=True), module=Autoencoder(), data=data)
+    assert "effcx/fisher_rao_norm" in host.callback_metrics
+
+
+def test_only_the_first_of_several_validation_loaders_is_the_probe(tmp_path):
+    class Two(Classifier):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            pass
+
+    other = DataLoader(TensorDataset(torch.full((16, 6), 9.0), torch.zeros(16).long()), 16)
+    monitor = ComplexityMonitor([TrajectoryLength()])
+    host = trainer(tmp_path, monitor)
+    module = Two()
+    host.validate(module, [loaders()[1], other], verbose=False)
+    both = host.callback_metrics["effcx/trajectory_length/segment"]
+    host.validate(module, loaders()[1], verbose=False)
+    torch.testing.assert_close(host.callback_metrics["effcx/trajectory_length/segment"], both)

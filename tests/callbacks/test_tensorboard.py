@@ -1,0 +1,164 @@
+import json
+import socket
+import subprocess
+import sys
+import time
+from typing import Any
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+import pytest
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+from trainings import Classifier, fit, loaders, trainer
+
+from lightning_effcx.callbacks import ComplexityMonitor
+from lightning_effcx.callbacks.tensorboard import flatten
+from lightning_effcx.compare import load_runs
+from lightning_effcx.metrics import JacobianNorm
+
+STANDARD = [
+    "jacobian_norm",
+    "jacobian_norm/probabilities",
+    "fisher_rao_norm",
+    "transitions/segment",
+    "trajectory_length/segment",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two runs, with Lightning's default logger."""
+    folder = tmp_path_factory.mktemp("runs")
+    for lr in (0.1, 0.01):
+        logger = TensorBoardLogger(folder, name="", version=f"lr_{lr}")
+        monitor = ComplexityMonitor(hparams={"regularizer": "none"})
+        fit(folder, monitor, module=Classifier(lr), logger=logger)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ask(folder):
+    """Start TensorBoard; return a function that asks its HTTP interface."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = ["--logdir", str(folder), "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "tensorboard.main", *options, "--load_fast=false"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, **quiet) as server:
+
+        def ask(route: str, question: Any = None) -> Any:
+            data = None if question is None else json.dumps(question).encode()
+            url = f"http://127.0.0.1:{port}/data/{route}"
+            headers = {"Content-Type": "application/json"}
+            with urlopen(Request(url, data, headers), timeout=30) as answer:
+                return json.load(answer)
+
+        try:
+            wait_for_runs(ask, 2)
+            yield ask
+        finally:
+            server.terminate()
+
+
+def wait_for_runs(ask: Any, count: int) -> None:
+    for _ in range(240):
+        try:
+            if len(ask("plugin/scalars/tags")) == count:
+                return
+        except (URLError, ConnectionError):
+            pass
+        time.sleep(0.25)
+    raise TimeoutError("TensorBoard does not answer")
+
+
+def test_tensorboard_lists_the_scalars_of_every_run(ask):
+    runs = ask("plugin/scalars/tags")
+    assert set(runs) == {"lr_0.1", "lr_0.01"}
+    for tags in runs.values():
+        for name in STANDARD:
+            assert f"effcx/{name}" in tags
+            assert f"effcx/{name}_stderr" in tags
+            assert f"effcx/seconds/{name}" in tags
+
+
+def test_the_layout_puts_every_measure_with_its_band_on_one_page(ask):
+    (category,) = ask("plugin/custom_scalars/layout")["category"]
+    assert category["title"] == "Effective complexity"
+    charts = {chart["title"]: chart for chart in category["chart"]}
+    assert list(charts) == [*STANDARD, "seconds"]
+    (series,) = charts["fisher_rao_norm"]["margin"]["series"]
+    assert series == {
+        "value": "effcx/fisher_rao_norm",
+        "lower": "effcx_bands/fisher_rao_norm/lower",
+        "upper": "effcx_bands/fisher_rao_norm/upper",
+    }
+    tags = ask("plugin/scalars/tags")["lr_0.1"]
+    assert {series["lower"], series["upper"]} <= set(tags)
+
+
+def test_the_table_of_hyperparameters_shows_the_last_value_of_every_measure(ask, folder):
+    question = {"experimentName": "", "includeMetrics": True}
+    experiment = ask("plugin/hparams/experiment", question)
+    columns = [info["name"]["tag"] for info in experiment["metricInfos"]]
+    assert columns == [*(f"effcx/{name}" for name in STANDARD), "val_loss"]
+    assert {info["name"] for info in experiment["hparamInfos"]} == {"lr", "seed", "regularizer"}
+
+    columns = [{"metric": info["name"]} for info in experiment["metricInfos"]]
+    question |= {"colParams": columns, "startIndex": 0, "sliceSize": 9}
+    question["allowedStatuses"] = ["STATUS_SUCCESS", "STATUS_UNKNOWN", "STATUS_RUNNING"]
+    sessions = ask("plugin/hparams/session_groups", question)["sessionGroups"]
+    shown = {
+        group["hparams"]["lr"]: {v["name"]["tag"]: v["value"] for v in group["metricValues"]}
+        for group in sessions
+    }
+    for run in load_runs(folder):
+        lr = run.hparams["lr"]
+        assert set(shown[lr]) == {*(f"effcx/{name}" for name in STANDARD), "val_loss"}
+        for tag, value in shown[lr].items():
+            assert value == pytest.approx(run.curves[tag].final)
+
+
+def test_bands_are_one_standard_error_around_the_value_at_the_same_step(folder):
+    for run in load_runs(folder):
+        value, stderr, lower, upper = (
+            run.curves[tag]
+            for tag in (
+                "effcx/jacobian_norm",
+                "effcx/jacobian_norm_stderr",
+                "effcx_bands/jacobian_norm/lower",
+                "effcx_bands/jacobian_norm/upper",
+            )
+        )
+        assert lower.steps == upper.steps == value.steps
+        means, errors = torch.tensor(value.values), torch.tensor(stderr.values)
+        torch.testing.assert_close(torch.tensor(lower.values), means - errors)
+        torch.testing.assert_close(torch.tensor(upper.values), means + errors)
+
+
+def test_hyperparameters_that_the_user_does_not_log_stay_out(tmp_path):
+    class Private(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.save_hyperparameters(logger=False)
+
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    fit(tmp_path, ComplexityMonitor([JacobianNorm()]), module=Private(), logger=logger)
+    (run,) = load_runs(tmp_path)
+    assert run.hparams == {}
+
+
+def test_validate_alone_writes_the_measures_without_a_layout(tmp_path):
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    host = trainer(tmp_path, ComplexityMonitor([JacobianNorm()]), logger=logger)
+    host.validate(Classifier(), loaders()[1], verbose=False)
+    (run,) = load_runs(tmp_path)
+    assert "effcx/jacobian_norm" in run.curves
+    assert "effcx_bands/jacobian_norm/lower" not in run.curves
+
+
+def test_hyperparameters_are_flattened_to_what_the_table_takes():
+    nested = {"a": {"b": True, "c": {"d": "x"}}, "t": torch.tensor(2.0), "l": [1], "n": None}
+    expected = {"a/b": True, "a/c/d": "x", "t": 2.0, "l": "[1]", "n": "None"}
+    assert flatten(nested) == expected
