@@ -106,9 +106,19 @@ class ComplexityMonitor(Callback):
         self._probe.clear()
         self._warned.clear()
         self._chosen = False
-        if stage == "fit":
+        if stage == "fit":  # a checkpoint to resume from is loaded after this
+            self._validations = 0
+            self.history = []
             with self._guarding("the declaration of TensorBoard's pages"):
                 self._declare(trainer, pl_module)
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.history:
+            # Callbacks that watch a measure find its last value, as they do in a training that runs
+            # through, until the next validation that is measured.
+            last = {tag: torch.tensor(value) for tag, value in self.history[-1]["values"].items()}
+            trainer.callback_metrics.update(last)
 
     @override
     def on_validation_batch_end(
@@ -122,7 +132,7 @@ class ComplexityMonitor(Callback):
     ) -> None:
         missing = self.samples - sum(len(x) for x, _ in self._probe)
         if dataloader_idx == 0 and missing > 0:
-            with self._guarding("the input of the network"):
+            with self._guarding("every measure"):
                 x, y = input_and_target(batch, self.batch)
                 kept = None if y is None else y[:missing].detach().clone()
                 self._probe.append((x[:missing].detach().clone(), kept))
@@ -132,28 +142,31 @@ class ComplexityMonitor(Callback):
         if trainer.sanity_checking:
             self._look(pl_module)
             self._probe.clear()  # the sanity check sees a few batches, the probe takes from all
-        else:
-            due = False
-            with self._guarding("the schedule"):
-                due = self.every(self._validations)
-            self._validations += 1
-            if due:
-                self._measure(trainer, pl_module)
+        elif trainer.state.fn != "fit" or self._is_due():
+            self._measure(trainer, pl_module)
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._validations:
-            with self._guarding("the training"):
+            with self._guarding("every measure"):
                 raise ValueError(
-                    "no validation ran in it; give the Trainer a validation loader, since the "
-                    "measures are taken at every validation."
+                    "no validation ran in this training, and it is at validations that they are "
+                    "taken: give the Trainer a validation loader."
                 )
+
+    def _is_due(self) -> bool:
+        count = self._validations
+        self._validations += 1
+        with self._guarding("a validation"):
+            return self.every(count)
+        return False  # type: ignore[unreachable]  # the guard swallows errors
 
     def _declare(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell TensorBoard what will come, before Lightning declares its own hyperparameters."""
-        owners = [getattr(trainer, "datamodule", None), pl_module]
-        logged = [o.hparams for o in owners if o is not None and o._log_hyperparams]  # noqa: SLF001
-        hparams = {key: value for found in logged for key, value in dict(found).items()}
+        hparams: dict[str, Any] = {}
+        for owner in (getattr(trainer, "datamodule", None), pl_module):
+            if getattr(owner, "_log_hyperparams", False):
+                hparams |= dict(owner.hparams)  # type: ignore[union-attr]
         monitored = (getattr(callback, "monitor", None) for callback in trainer.callbacks)  # type: ignore[attr-defined]
         measured = [str(Tag(name)) for name in self.metrics]
         measured += sorted({"val_loss", *(key for key in monitored if key)} - {*measured})
@@ -165,7 +178,7 @@ class ComplexityMonitor(Callback):
         """Return the network, its probe and their targets, unless it has no finite outputs."""
         seen = None
         if self._probe:
-            with self._guarding("the network"), observing(pl_module):
+            with self._guarding("every measure"), observing(pl_module):
                 network = network_of(pl_module, self.network)
                 x = torch.cat([x.clone() for x, _ in self._probe]).to(_dtype(pl_module))
                 targets = [y.clone() for _, y in self._probe if y is not None]
@@ -173,7 +186,9 @@ class ComplexityMonitor(Callback):
                 outputs = evaluate(network, x)
                 if not outputs.isfinite().all():
                     bad = (~outputs.isfinite()).any(1).sum()
-                    raise ValueError(f"its outputs are not finite for {bad} of {len(x)} samples.")
+                    raise ValueError(
+                        f"the network's outputs are not finite for {bad} of {len(x)} samples."
+                    )
                 self._choose(y, outputs)
                 seen = network, x, y
         return seen
@@ -202,7 +217,8 @@ class ComplexityMonitor(Callback):
                     if self.detail or not is_site_key(key)
                 }
                 values[str(Tag(name, "seconds"))] = seconds
-                bands[name] = (found[""], found.get(STDERR, 0.0))
+                if "" in found:
+                    bands[name] = found[""], found.get(STDERR, 0.0)
         for tag, value in values.items():
             pl_module.log(tag, value, sync_dist=True)
         step = _step(trainer)
@@ -222,9 +238,9 @@ class ComplexityMonitor(Callback):
                 raise
             if what not in self._warned:
                 self._warned.add(what)
-                reason = str(error) or type(error).__name__
+                reason = str(error).removesuffix(".") or type(error).__name__
                 rank_zero_warn(
-                    f"effcx leaves out {what}: {reason} The training goes on; strict=True raises."
+                    f"effcx leaves out {what}: {reason}. The training goes on; strict=True raises."
                 )
 
 
@@ -235,14 +251,18 @@ def _compute(metric: Metric, network: Network, x: Tensor, y: Tensor | None) -> d
         metric.update(network, x, y)
         found = metric.compute()
         metric.reset()
-    if isinstance(found, Tensor):  # a metric of the user's
-        found = {"": found}
     own = str(getattr(metric, "name", ""))
-    values = {key.removeprefix(own): float(value) for key, value in found.items()}
+    if isinstance(found, Tensor):  # a metric of the user's, as its dictionaries may be
+        found = {own: found}
+    values = {_ending(key.removeprefix(own)): float(value) for key, value in found.items()}
     for key, value in values.items():
         if not math.isfinite(value):
             raise ValueError(f"its {key.strip('_/') or 'value'} is {value}.")
     return values
+
+
+def _ending(key: str) -> str:
+    return key if not key or key[0] in "_/" else f"_{key}"
 
 
 def _dtype(module: torch.nn.Module) -> torch.dtype | None:

@@ -93,16 +93,27 @@ def test_a_dictionary_names_the_metrics(tmp_path):
     assert names(host.callback_metrics) == {"steepness", "bends"}
 
 
+class Size(Broken):
+    def update(self, network: Any, x: Tensor, y: Tensor | None = None) -> None:
+        pass
+
+    def compute(self) -> Any:
+        return torch.tensor(7.0)
+
+
 def test_a_metric_of_the_users_own_may_compute_a_number(tmp_path):
-    class Size(Broken):
-        def update(self, network: Any, x: Tensor, y: Tensor | None = None) -> None:
-            pass
-
-        def compute(self) -> Tensor:
-            return torch.tensor(7.0)
-
     host, _ = fit(tmp_path, ComplexityMonitor({"size": Size()}))
     assert host.callback_metrics["effcx/size"] == 7
+
+
+def test_a_metric_of_the_users_own_may_compute_a_dictionary(tmp_path):
+    class Sizes(Size):
+        def compute(self) -> dict[str, Tensor]:
+            return {"small": torch.tensor(1.0), "large": torch.tensor(2.0)}
+
+    host, _ = fit(tmp_path, ComplexityMonitor({"size": Sizes()}))
+    assert host.callback_metrics["effcx/size_small"] == 1
+    assert host.callback_metrics["effcx/size_large"] == 2
 
 
 def test_a_part_of_the_module_can_be_measured_by_its_name_or_by_a_function(tmp_path):
@@ -188,6 +199,20 @@ def test_every_second_validation_is_measured_from_the_first_on(tmp_path):
     assert [entry["epoch"] for entry in monitor.history] == [0, 2, 4]
 
 
+def test_validate_is_measured_whatever_the_schedule(tmp_path):
+    monitor = ComplexityMonitor([JacobianNorm()], every=3)
+    host, module = fit(tmp_path, monitor, max_epochs=2)
+    host.validate(module, loaders()[1], verbose=False)
+    assert len(monitor.history) == 2
+
+
+def test_another_fit_starts_another_history(tmp_path):
+    monitor = ComplexityMonitor([JacobianNorm()], every=2)
+    fit(tmp_path, monitor, max_epochs=2)
+    fit(tmp_path, monitor, max_epochs=2)
+    assert [entry["epoch"] for entry in monitor.history] == [0]
+
+
 def test_a_predicate_of_the_number_of_validations_decides(tmp_path):
     monitor = ComplexityMonitor([JacobianNorm()], every=Geometric(2))
     fit(tmp_path, monitor, max_epochs=5)
@@ -252,6 +277,23 @@ def test_every_logger_sees_the_measures(tmp_path):
     header = (tmp_path / "metrics.csv").read_text().splitlines()[0].split(",")
     assert "effcx/jacobian_norm" in header
     assert "effcx/seconds/jacobian_norm" in header
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")  # Lightning's, on the first half
+def test_after_resuming_early_stopping_finds_the_last_value_until_the_next(tmp_path):
+    def callbacks() -> list[Any]:
+        stopping = EarlyStopping("effcx/jacobian_norm", patience=99)
+        monitor = ComplexityMonitor([JacobianNorm()], every=2)
+        return [monitor, stopping, ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)]
+
+    fit(tmp_path, *callbacks(), max_epochs=3, enable_checkpointing=True)
+    half = tmp_path / "epoch=2.ckpt"
+    monitor, *others = callbacks()
+    host, _ = fit(
+        tmp_path, monitor, *others, max_epochs=4, enable_checkpointing=True, ckpt_path=half
+    )
+    assert host.current_epoch == 4
+    assert [entry["epoch"] for entry in monitor.history] == [0, 2]
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")  # Lightning's, on the first half
@@ -340,7 +382,7 @@ FAULTS = {
     "a batch without an input": (
         dict,
         {"module": Dictionaries(), "data": [{"x": x, "y": y} for x, y in task()]},
-        r"the input of the network: no input was found: the batch is \{'x': float32 .* batch=",
+        r"leaves out every measure: no input was found: the batch is \{'x': float32 .* batch=",
     ),
     "an unknown part": (
         lambda: {"network": "head"},
@@ -350,22 +392,22 @@ FAULTS = {
     "an output that is no matrix": (
         dict,
         {"module": Outputs(lambda y: y[:, 0])},
-        r"the network: the network returned a tensor of shape \(64,\) for 64 samples",
+        r"every measure: the network returned a tensor of shape \(64,\) for 64 samples",
     ),
     "an output that is no tensor": (
         dict,
         {"module": Outputs(lambda y: {"logits": y})},
-        "the network: the network returned a dict, expected one tensor",
+        "every measure: the network returned a dict, expected one tensor",
     ),
     "outputs that are not finite": (
         dict,
         {"module": Outputs(lambda y: y / 0)},
-        "the network: its outputs are not finite for 64 of 64 samples",
+        "every measure: the network's outputs are not finite for 64 of 64 samples",
     ),
     "an error in a measure": (
         lambda: {"metrics": {"broken": Broken()}},
         {},
-        "the measure 'broken': the dog ate it The training goes on; strict=True raises",
+        "the measure 'broken': the dog ate it. The training goes on; strict=True raises",
     ),
     "a measure without a number": (
         lambda: {"metrics": {"nan": NotFinite()}},
@@ -375,15 +417,12 @@ FAULTS = {
     "an error in the schedule": (
         lambda: {"every": lambda count: 1 / count > 0},
         {},
-        "the schedule: division by zero",
+        "leaves out a validation: division by zero",
     ),
 }
 
 
-class NotFinite(Broken):
-    def update(self, *_: Any) -> None:
-        pass
-
+class NotFinite(Size):
     def compute(self) -> Tensor:
         return torch.tensor(math.nan)
 
@@ -403,7 +442,7 @@ def test_what_goes_wrong_in_training_is_one_warning_and_changes_nothing(tmp_path
 @pytest.mark.parametrize("fault", FAULTS)
 def test_strict_raises_instead(tmp_path, fault):
     arguments, options, message = FAULTS[fault]
-    detail = message.split(": ", 1)[-1].split(" The training")[0]
+    detail = message.split(": ", 1)[-1].split(". The training")[0]
     with pytest.raises(Exception, match=detail.replace("64", r"\d+")):
         fit(tmp_path, ComplexityMonitor(strict=True, **arguments()), **copy.deepcopy(options))
 
@@ -423,7 +462,9 @@ def test_the_other_measures_go_on_when_one_fails(tmp_path):
 
 
 def test_a_training_without_validation_is_told_that_nothing_was_measured(tmp_path):
-    with pytest.warns(UserWarning, match="leaves out the training: no validation ran in it"):
+    with pytest.warns(
+        UserWarning, match="leaves out every measure: no validation ran in this training"
+    ):
         fit(tmp_path, ComplexityMonitor(), limit_val_batches=0)
 
 

@@ -1,0 +1,34 @@
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture
+def run(monkeypatch):
+    def run(script: str, *arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+        return end.value.code
+
+    return run
+
+
+def test_compare_regularizers_ends_with_the_table_and_the_command(run, tmp_path, capsys):
+    folder = tmp_path / "runs"
+    assert run("compare_regularizers.py", "--epochs=1", "--seeds=1", f"--folder={folder}") == 0
+    printed = capsys.readouterr().out
+    for regularizer in ("none", "l1", "l2", "dropout", "jacobian"):
+        assert f"regularizer={regularizer}" in printed
+    assert f"tensorboard --logdir {folder}" in printed
+    assert (folder / "curves.png").stat().st_size < 200_000
+
+
+def test_compare_regularizers_does_not_mix_with_earlier_runs(run, tmp_path, capsys):
+    (tmp_path / "events.out.tfevents.1").touch()
+    assert run("compare_regularizers.py", f"--folder={tmp_path}") == 2
+    assert "has runs already: remove it, or name another --folder" in capsys.readouterr().err
