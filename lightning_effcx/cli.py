@@ -6,11 +6,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import get_terminal_size
 
 from rich.console import Console
-from rich.table import Table
 
 from lightning_effcx import __version__
+
+_WIDTH = 100  # of tables that go to a file or pipe
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
 def _compare(arguments: argparse.Namespace) -> None:
     # Imported here, because `effcx --help` shall not wait for TensorBoard, nor a table for
     # matplotlib.
-    from lightning_effcx.compare import compare_runs, load_runs, tables  # noqa: PLC0415
+    from lightning_effcx.compare import compare_runs, load_runs, renderings  # noqa: PLC0415
 
     _check_folders(arguments)
     if arguments.plot:
@@ -67,11 +69,14 @@ def _compare(arguments: argparse.Namespace) -> None:
     if not runs:
         raise ValueError(f"There is no run below {str(arguments.folder)!r}.")
     comparison = compare_runs(runs, metrics=arguments.metrics, sort=arguments.sort)
-    _print(tables.as_table(comparison))
+    terminal = get_terminal_size(fallback=(_WIDTH, 0)).columns
+    table = renderings.as_table(comparison, terminal)
+    # Where the terminal is too narrow even so, rows go on in the next line, but nothing is cut.
+    Console(width=renderings.width_of(table)).print(table)
     if arguments.csv:
-        _write(arguments.csv, tables.as_csv(comparison))
+        _write(arguments.csv, renderings.as_csv(comparison))
     if arguments.json:
-        _write(arguments.json, tables.as_json(comparison))
+        _write(arguments.json, renderings.as_json(comparison))
     if arguments.plot:
         save_plot(plot_runs(comparison), arguments.plot)
         _say_written(arguments.plot)
@@ -92,12 +97,6 @@ def _plain_warnings() -> Iterator[None]:
         yield
     for warning in caught:
         sys.stderr.write(f"warning: {warning.message}\n")
-
-
-def _print(table: Table) -> None:
-    """Print a table in full: where the terminal is too narrow for a row, the row goes on below."""
-    width = Console(width=sys.maxsize).measure(table).maximum
-    Console(width=width).print(table)
 
 
 def _write(file: Path, text: str) -> None:

@@ -1,8 +1,21 @@
-HEAD
+"""Groups: runs that differ only in their seed, and what tells groups apart."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, combinations, islice
+from pathlib import PurePosixPath
+
+from lightning_effcx.compare.runs import HParam, HParams, Run
+
 _SEED_KEY = re.compile(r"seed|.*_seed|seed_.*")
 _VERSION_PART = re.compile(r"version_\d+")
 _SEED_TOKEN = re.compile(r"(?:^|[^a-z0-9])seed[_=-]?\d+(?![a-z0-9])", re.IGNORECASE)
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)")
+_FEW = 3  # hyperparameters in a label, unless it takes all that differ
+_TRIES = 1000  # all choices of few among 18
+
 
 @dataclass(frozen=True)
 class Group:
@@ -51,20 +64,37 @@ def _seedless_path(path: str) -> str:
 
 def _labels(paths: list[str], hparams: list[HParams]) -> list[str]:
     """Name groups by the hyperparameters that tell them apart, by path where these do not."""
-    keys = [
-        key
-        for key in sorted({key for each in hparams for key in each})
-        if len({repr(each.get(key)) for each in hparams}) > 1
-    ]
-    labels = [
-        ", ".join(f"{key}={_plain(each[key])}" for key in keys if key in each) for each in hparams
-    ]
-    if len(set(labels)) < len(labels):
-        labels = [
-            f"{path} ({label})" if label else path
-            for path, label in zip(paths, labels, strict=True)
-        ]
+    keys = _differing(hparams)
+    choices = chain.from_iterable(combinations(keys, count) for count in range(1, _FEW + 1))
+    for chosen in islice(choices, _TRIES):
+        labels = [_label(each, chosen) for each in hparams]
+        if all(labels) and _unique(labels):
+            return labels
+    labels = [_label(each, keys) for each in hparams]
+    if not _unique(labels):
+        both = zip(paths, labels, strict=True)
+        labels = [f"{path} ({label})" if label else path for path, label in both]
     return _numbered([label or path for path, label in zip(paths, labels, strict=True)])
+
+
+def _differing(hparams: list[HParams]) -> list[str]:
+    """Keys whose values are not all equal, those of text first, because it says more."""
+    values = {
+        key: [each.get(key) for each in hparams]
+        for key in {key for each in hparams for key in each}
+    }
+    return sorted(
+        (key for key in values if len(set(map(repr, values[key]))) > 1),
+        key=lambda key: (not any(isinstance(value, str) for value in values[key]), key),
+    )
+
+
+def _label(hparams: HParams, keys: Sequence[str]) -> str:
+    return ", ".join(f"{key}={_plain(hparams[key])}" for key in keys if key in hparams)
+
+
+def _unique(labels: list[str]) -> bool:
+    return len(set(labels)) == len(labels)
 
 
 def _numbered(labels: list[str]) -> list[str]:
@@ -77,7 +107,7 @@ def _numbered(labels: list[str]) -> list[str]:
     return unique
 
 
-def _plain(value: str | float | bool) -> str:  # noqa: FBT001 - a value, not a switch
+def _plain(value: HParam) -> str:
     """Write a hyperparameter as the user did; TensorBoard keeps every number as a float."""
     return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
 

@@ -6,8 +6,9 @@ from io import BytesIO
 from math import ceil
 from pathlib import Path
 
+from lightning_effcx.compare.groups import Group
 from lightning_effcx.compare.runs import Run
-from lightning_effcx.compare.tables import Comparison, Group, mean_of, spread_of
+from lightning_effcx.compare.tables import Comparison, mean_of, spread_of
 
 try:
     from matplotlib.axes import Axes
@@ -50,7 +51,7 @@ def plot_runs(comparison: Comparison) -> Figure:
             axes.set_xlabel("step", fontsize="small")
     figure.legend(
         handles=figure.axes[0].get_lines(),
-        title="mean over runs ± one standard deviation",
+        title="mean over runs ± one standard deviation" if comparison.repeated else None,
         loc="outside lower center",
         ncols=legend_columns,
         fontsize="small",

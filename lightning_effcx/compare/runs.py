@@ -19,7 +19,8 @@ from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.util.tensor_util import make_ndarray
 
-HParams = dict[str, str | float | bool]
+HParam = str | float | bool
+HParams = dict[str, HParam]
 
 _KINDS = ("number_value", "string_value", "bool_value")  # no writer stores the others
 _HEADER = 12  # bytes

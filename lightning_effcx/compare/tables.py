@@ -1,25 +1,18 @@
-"""Tables: groups of runs that differ only in their seed, and how they compare.
+"""Tables: groups of runs side by side, with a column for everything that is compared.
 
 A group's value is the mean of the last values of its runs, its spread their sample standard
 deviation. A run that lacks a value is left out of the mean.
 """
 
-import csv
-import io
-import json
 import math
 import re
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import PurePosixPath
-
-from rich.table import Table
-from rich.text import Text
 
 from lightning_effcx import tags
-from lightning_effcx.compare.runs import HParams, Run
+from lightning_effcx.compare.groups import Group, group_runs
+from lightning_effcx.compare.runs import Run
 
 _TRAIN = "(?:train|training)"
 _VALIDATION = "(?:val|valid|validation)"
@@ -67,6 +60,11 @@ class Comparison:
 
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
+
+    @property
+    def repeated(self) -> bool:
+        """Whether any group has several runs."""
+        return any(len(row.group.runs) > 1 for row in self.rows)
 
 
 def compare_runs(

@@ -85,6 +85,7 @@ def fisher_rao_norm(
         )
     theta = _matching(network, parameters)
     with differentiating():
+        x = x.clone() if x.is_inference() else x  # autograd refuses it
         try:
             f, t = _forward_mode(network, theta, x)
         except RuntimeError:

@@ -1,0 +1,171 @@
+"""Renderings: a comparison as a table for the terminal, as CSV and as JSON."""
+
+import csv
+import io
+import json
+import math
+import re
+import sys
+from collections.abc import Callable, Iterable
+from os.path import commonprefix
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lightning_effcx.compare.runs import HParam
+from lightning_effcx.compare.tables import Cell, Comparison, Row
+
+_FRAME = 3  # two blanks and a line, for every column of a table
+_LEAST, _MOST = -4, 7  # powers of ten below and from which digits are hard to count
+
+
+def as_table(comparison: Comparison, width: int) -> Table:
+    """Lay a comparison out for a terminal of `width` characters: a row for every group.
+
+    Where that is too wide and a column for every group is not, it is that. Where neither fits, the
+    table is wider than the terminal, for no number is ever cut: print it `width_of(table)` wide.
+    """
+    down = _groups_down(comparison)
+    if width_of(down) <= width:
+        return down
+    across = (_groups_across(comparison, width, fold) for fold in (str, _folded))
+    return next(filter(None, across), down)
+
+
+def width_of(table: Table) -> int:
+    """How many characters a table takes from left to right."""
+    return Console(width=sys.maxsize).measure(table).maximum
+
+
+def as_csv(comparison: Comparison) -> str:
+    """Write a comparison as CSV: group, number of runs, every column and its `_std`."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    names = [column.name for column in comparison.columns]
+    writer.writerow(["group", "runs", *(f"{name}{end}" for name in names for end in ("", "_std"))])
+    for row in comparison.rows:
+        cells = [row.cells[name] for name in names]
+        values = [value for cell in cells for value in (cell.mean, cell.std)]
+        writer.writerow([row.group.label, len(row.group.runs), *values])
+    return out.getvalue()
+
+
+def as_json(comparison: Comparison) -> str:
+    """Write a comparison as JSON: a list of groups. What is not finite becomes null."""
+    groups = [
+        {
+            "label": row.group.label,
+            "runs": [run.path for run in row.group.runs],
+            "hparams": {key: _finite(value) for key, value in row.group.hparams.items()},
+            "columns": {
+                name: {"mean": _finite(cell.mean), "std": _finite(cell.std), "n": cell.n}
+                for name, cell in row.cells.items()
+            },
+        }
+        for row in comparison.rows
+    ]
+    return json.dumps(groups, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _caption(comparison: Comparison) -> str:
+    averaged = "mean ± standard deviation over runs, of last values"
+    return averaged if comparison.repeated else "last values"
+
+
+def _groups_down(comparison: Comparison) -> Table:
+    table = Table("group", caption=_caption(comparison))
+    for name in _names(comparison):
+        table.add_column(Text(name), justify="right")
+    for row in comparison.rows:
+        # Text, because rich would take "[...]" in a plain string for markup.
+        table.add_row(Text(row.group.label), *_values(row))
+    for column in table.columns:
+        column.no_wrap = True
+    return table
+
+
+def _groups_across(comparison: Comparison, width: int, fold: Callable[[str], str]) -> Table | None:
+    """Fold the labels of groups as `width` needs; `None` if that does not suffice."""
+    labels = [row.group.label for row in comparison.rows]
+    shared, equals, _ = commonprefix(labels).rpartition("=")  # noqa: RUF071 - of text, not paths
+    shared += equals
+    labels = [_folded(label.removeprefix(shared)) for label in labels]
+    names = [_folded(shared).strip() or "group", *map(fold, _names(comparison))]
+    values = [[fold(value) for value in _values(row)] for row in comparison.rows]
+    widths = _widths(
+        width - 1 - (_FRAME + _widest(names)) - _FRAME * len(labels),
+        [_widest(column) for column in values],
+        [_widest([label]) for label in labels],
+    )
+    if widths is None:
+        return None
+    table = Table(caption=_caption(comparison), show_lines=fold is _folded)
+    table.add_column(Text(names[0]), no_wrap=True)
+    for label, room in zip(labels, widths, strict=True):
+        table.add_column(Text(label), width=room, overflow="fold", justify="right")
+    for name, *row in zip(names[1:], *values, strict=True):
+        table.add_row(Text(name), *row)
+    return table
+
+
+def _names(comparison: Comparison) -> list[str]:
+    return ["runs", *(column.name for column in comparison.columns)]
+
+
+def _values(row: Row) -> list[str]:
+    return [str(len(row.group.runs)), *map(_shown, row.cells.values())]
+
+
+def _folded(text: str) -> str:
+    """Break a label, a name or a number with its spread where it is joined."""
+    return re.sub(r"(?<=[=/,]) ?| (?=±)", "\n", text)
+
+
+def _widest(texts: Iterable[str]) -> int:
+    return max(cell_len(line) for text in texts for line in text.split("\n"))
+
+
+def _widths(room: int, needed: list[int], wanted: list[int]) -> list[int] | None:
+    """Share `room` among columns: what each needs, and up to what it wants if there is enough."""
+    for most in range(max(wanted, default=0), -1, -1):
+        widths = [max(need, min(want, most)) for need, want in zip(needed, wanted, strict=True)]
+        if sum(widths) <= room:
+            return widths
+    return None
+
+
+def _shown(cell: Cell) -> str:
+    """Write the mean as precisely as its spread justifies, and that with two digits."""
+    if cell.mean is None:
+        return ""
+    if cell.std is None or not math.isfinite(cell.mean + cell.std):
+        return _digits(cell.mean)
+    if cell.std <= 1e-7 * abs(cell.mean):  # the precision of curves, most of which are float32
+        return f"{_digits(cell.mean)} ± 0"
+    return _with_spread(cell.mean, cell.std)
+
+
+def _with_spread(mean: float, std: float) -> str:
+    power = _power(max(abs(mean), std))
+    if not _LEAST <= power < _MOST:
+        return f"({_with_spread(mean / 10.0**power, std / 10.0**power)})e{power:+03d}"
+    place = _power(std) - 1  # of the last digit
+    return " ± ".join(f"{round(it, -place):z.{max(-place, 0)}f}" for it in (mean, std))
+
+
+def _power(value: float) -> int:
+    """Exponent of a number in scientific notation, after rounding to two digits."""
+    return int(f"{value:.1e}".partition("e")[2])
+
+
+def _digits(value: float) -> str:
+    """Write four significant digits, and large numbers whole rather than as 1.234e+04."""
+    if 10**3 <= abs(value) < 10**_MOST:
+        return f"{value:.0f}"
+    return f"{value:#.4g}".removesuffix(".")
+
+
+def _finite(value: HParam | None) -> HParam | None:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

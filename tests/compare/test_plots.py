@@ -1,0 +1,123 @@
+import builtins
+import importlib
+import math
+import sys
+
+import numpy as np
+import pytest
+
+from lightning_effcx.compare import Curve, Run, compare_runs
+from lightning_effcx.compare.plots import plot_runs, save_plot
+
+
+def made(path, **curves):
+    """Make a run of curves given as `{step: value}`."""
+    read = {
+        tag.replace("__", "/"): Curve(tuple(points), tuple(points.values()))
+        for tag, points in curves.items()
+    }
+    return Run(path, {}, read)
+
+
+def test_there_is_a_panel_for_every_column_but_the_gap():
+    point = {1: 1.0}
+    run = made("a", effcx__m=point, effcx__n=point, val_loss=point, train_loss=point)
+    figure = plot_runs(compare_runs([run]))
+    assert [axes.get_title("left") for axes in figure.axes] == ["m", "n", "val_loss"]
+
+
+def test_a_line_is_the_mean_of_the_runs_that_logged_the_step():
+    runs = [
+        made("a/seed_0", effcx__m={0: 1.0, 10: 2.0}),
+        made("a/seed_1", effcx__m={10: 6.0, 20: 5.0}),
+    ]
+    (axes,) = plot_runs(compare_runs(runs)).axes
+    (line,) = axes.get_lines()
+    assert line.get_xydata().tolist() == [[0, 1], [10, 4], [20, 5]]
+
+
+def test_the_band_is_one_standard_deviation_on_both_sides():
+    runs = [made(f"seed_{i}", effcx__m={0: value}) for i, value in enumerate([1.0, 2.0, 3.0])]
+    (axes,) = plot_runs(compare_runs(runs)).axes
+    (band,) = axes.collections
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (1.0, 3.0)  # mean 2, deviation 1
+
+
+def test_groups_keep_their_colours_over_the_panels_and_one_legend_names_them():
+    runs = [
+        made("a", effcx__m={0: 1.0, 1: 1.0}),
+        made("b", effcx__m={0: 2.0, 1: 2.0}, effcx__n={0: 2.0, 1: 2.0}),
+    ]
+    figure = plot_runs(compare_runs(runs))
+    colours = [[line.get_color() for line in axes.get_lines()] for axes in figure.axes]
+    assert colours[0] == colours[1]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]
+    assert not any(axes.get_legend() for axes in figure.axes)
+
+
+def test_the_legend_speaks_of_deviations_where_a_group_has_several_runs():
+    for path, title in (("b", ""), ("a/seed_1", "mean over runs ± one standard deviation")):
+        runs = [made("a/seed_0", effcx__m={0: 1.0}), made(path, effcx__m={0: 2.0})]
+        (legend,) = plot_runs(compare_runs(runs)).legends
+        assert legend.get_title().get_text() == title
+
+
+def test_twenty_groups_differ_in_colour_or_dashes():
+    runs = [made(f"group{i}", effcx__m={0: 1.0}) for i in range(20)]
+    lines = plot_runs(compare_runs(runs)).axes[0].get_lines()
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 20
+
+
+def test_values_that_are_not_finite_leave_a_hole(tmp_path):
+    runs = [made("a", effcx__m={0: 1.0, 1: math.nan, 2: math.inf, 3: 1.0})]
+    save_plot(plot_runs(compare_runs(runs)), tmp_path / "plot.png")
+
+
+def test_a_comparison_without_curves_cannot_be_plotted():
+    with pytest.raises(ValueError, match=r"^There is nothing to plot: no column of the comparison"):
+        plot_runs(compare_runs([made("a", lr={0: 1.0})]))
+
+
+def test_eight_panels_make_a_file_under_200_kilobytes(tmp_path):
+    noise = np.random.default_rng(0)
+    runs = [
+        made(
+            f"regularizer_{group}/seed_{seed}",
+            **{
+                f"effcx__measure_{i}": {
+                    50 * t: noise.normal(group, 0.3) + t / 9 for t in range(200)
+                }
+                for i in range(8)
+            },
+        )
+        for group in range(4)
+        for seed in range(3)
+    ]
+    file = tmp_path / "plot.png"
+    save_plot(plot_runs(compare_runs(runs)), file)
+    assert file.stat().st_size < 200_000
+
+
+def test_missing_matplotlib_names_the_extra(monkeypatch):
+    real = builtins.__import__
+
+    def without_matplotlib(name, *args, **kwargs):
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without_matplotlib)
+    monkeypatch.delitem(sys.modules, "lightning_effcx.compare.plots")
+    message = r"^Plots need matplotlib, which `pip install 'lightning-effcx\[plot\]'` brings\.$"
+    with pytest.raises(ImportError, match=message):
+        importlib.import_module("lightning_effcx.compare.plots")
+
+
+def test_other_formats_go_by_the_suffix(tmp_path):
+    figure = plot_runs(compare_runs([made("a", effcx__m={0: 1.0})]))
+    save_plot(figure, tmp_path / "plot.svg")
+    assert "<svg" in (tmp_path / "plot.svg").read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match="Format 'docx' is not supported"):
+        save_plot(figure, tmp_path / "plot.docx")
