@@ -135,7 +135,7 @@ def jobs(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
 def main(argv: list[str] | None = None) -> int:
     """Train all, then compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=40, help="of each training (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=50, help="of each training (%(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="per regularizer (%(default)s)")
     parser.add_argument("--noise", type=float, default=0.2, help="wrong labels (%(default)s)")
     parser.add_argument("--folder", type=Path, default=Path("runs"), help="(%(default)s)")
@@ -143,8 +143,10 @@ def main(argv: list[str] | None = None) -> int:
     if any(options.folder.glob("**/events.out.tfevents*")):
         parser.error(f"{options.folder} has runs already: remove it, or name another --folder.")
 
+    torch.set_num_threads(1)  # a network this small is no faster on more
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)  # Lightning 2.6 on torch 2.13
     todo = list(jobs(options))
     columns = (TextColumn("{task.description}"), *Progress.get_default_columns()[1:3])
     with Progress(*columns, MofNCompleteColumn(), TimeRemainingColumn()) as progress:

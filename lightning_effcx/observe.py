@@ -8,7 +8,7 @@ everything is as before, also after an exception.
 import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -117,6 +117,9 @@ def _modules_kept(modules: list[nn.Module]) -> Iterator[None]:
     try:
         for module in modules:
             module.training = False
+        for module, seen, own_buffers in attributes:
+            vars(module).update(_ordinary(seen))
+            module._buffers.update(_ordinary(own_buffers))  # noqa: SLF001
         yield
     finally:
         for buffer, version, content in contents:
@@ -130,6 +133,16 @@ def _modules_kept(modules: list[nn.Module]) -> Iterator[None]:
             module._buffers.update(own_buffers)  # noqa: SLF001
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode
+
+
+def _ordinary(named: dict[str, Any]) -> dict[str, Tensor]:
+    """Copy what was made in inference mode, such as a cached table, since autograd refuses it."""
+    with torch.inference_mode(False):
+        return {
+            name: value.clone()
+            for name, value in named.items()
+            if isinstance(value, Tensor) and value.is_inference()
+        }
 
 
 @contextmanager

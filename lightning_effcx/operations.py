@@ -71,9 +71,10 @@ _KINKS: dict[str, tuple[str | float, ...]] = {
     "threshold": ("threshold",),
 }
 _SHRINKS = frozenset({"hardshrink", "softshrink"})
-_CURVES = frozenset(
-    {"hardswish", "log_sigmoid_forward"}
-)  # curves that torch does not tag pointwise
+# Pointwise, but with steps rather than a curve; `div` when it rounds.
+_STEPS = frozenset({"ceil", "div", "floor", "fmod", "frac", "remainder", "round", "trunc"})
+# Curves that torch does not tag pointwise.
+_CURVES = frozenset({"hardswish", "log_sigmoid_forward"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +110,7 @@ def nonlinearity(
         depends: Whether an argument depends on the input.
     """
     name = func.overloadpacket.__name__.strip("_")
-    if _is_linear(name, args, depends):
+    if _is_linear(name, args, depends) and not kwargs.get("rounding_mode"):
         return None
     declared = func._schema.arguments  # noqa: SLF001 the only way to the arguments' names
     given = {a.name: a.default_value for a in declared if a.has_default_value()}
@@ -126,7 +127,8 @@ def nonlinearity(
     if name in _KINKS:
         return _bend(name, given)
     pointwise = torch.Tag.pointwise in func.tags or name in _CURVES
-    return Operation(name, "curve" if pointwise and not more else "other", z)
+    rounds = name in _STEPS and (name != "div" or "rounding_mode" in kwargs)
+    return Operation(name, "curve" if pointwise and not more and not rounds else "other", z)
 
 
 def _is_linear(name: str, args: tuple[Any, ...], depends: Callable[[Any], bool]) -> bool:

@@ -154,7 +154,8 @@ class _Listener(TorchDispatchMode):
         self.n = len(x)
         self.hear = hear
         self.hearing = True
-        self.executions: Counter[str] = Counter()
+        # Trajectories call the ends of the network so.
+        self.executions: Counter[str] = Counter(input=1, output=1)
         self.pending: list[Site] = []
         # Views and in-place results share their storage, so dependence is a matter of storages. A
         # weak reference keeps the address of a dead one from being given to another.

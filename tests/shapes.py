@@ -9,7 +9,7 @@ from beartype import beartype
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Check the functions that declare shapes; the others answer a wrong type in their own words."""
+    """Check functions that declare shapes; the others answer a wrong type in their own words."""
     annotations = inspect.get_annotations(function).values()
     has_shapes = any(issubclass(type(a), type(jaxtyping.AbstractArray)) for a in annotations)
     return beartype(function) if has_shapes else function

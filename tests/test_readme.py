@@ -2,8 +2,9 @@ import ast
 import re
 from pathlib import Path
 
-from lightning_effcx import metrics
 from torchmetrics import Metric
+
+from lightning_effcx import metrics
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -1,0 +1,173 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from lightning_effcx.paths import (
+    Arc,
+    Ellipse,
+    Paths,
+    Segment,
+    Translation,
+    arc,
+    classes_of,
+    ellipse,
+    pairs,
+    segment,
+    translation,
+)
+
+pytestmark = pytest.mark.usefixtures("_float64")
+SHAPES = st.sampled_from([(3,), (2, 4), (1, 3, 5)])
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@given(SHAPES, st.integers(2, 9))
+def test_segments_are_straight_and_end_at_both_samples(shape, points):
+    a, b = torch.randn(2, 4, *shape)
+    path = segment(a, b, points=points)
+    assert path.shape == (4, points, *shape)
+    assert_close(path[:, 0], a)
+    assert_close(path[:, -1], b)
+    steps = path.diff(dim=1)
+    assert_close(steps, ((b - a) / (points - 1))[:, None].expand_as(steps))
+
+
+@given(SHAPES)
+def test_arcs_reach_b_after_a_quarter_and_are_back_after_a_whole_turn(shape):
+    a, b = torch.randn(2, 4, *shape)
+    assert_close(arc(a, b, points=3, turn=0.25)[:, -1], b)
+    assert_close(arc(a, b, points=3, turn=0.25)[:, 1], (a + b) / math.sqrt(2))
+    assert_close(arc(a, b, points=3, turn=0.5)[:, -1], -a)
+    assert_close(arc(a, b, points=5, turn=1.0)[:, [0, 2, 4]], torch.stack([a, -a, a], 1))
+
+
+@given(SHAPES)
+def test_ellipses_pass_through_their_three_samples_and_close(shape):
+    a, b, c = torch.randn(3, 4, *shape)
+    path = ellipse(a, b, c, points=7)
+    assert_close(path[:, 1], a)
+    assert_close(path[:, 3], b)
+    assert_close(path[:, 5], c)
+    assert_close(path[:, 0], path[:, -1])
+
+
+def test_translations_shift_images_once_around():
+    x = torch.randn(3, 2, 4, 5)
+    path = translation(x)
+    assert path.shape == (3, 6, 2, 4, 5)
+    for shift in range(6):
+        assert_close(path[:, shift], x.roll(shift, -1))
+
+
+def test_translations_are_straight_between_whole_shifts():
+    x = torch.randn(2, 4, 5)
+    path = translation(x, steps=4)
+    assert path.shape == (2, 21, 4, 5)
+    assert_close(path[:, ::4], translation(x))
+    assert_close(path[:, 5], 0.75 * x.roll(1, -1) + 0.25 * x.roll(2, -1))
+
+
+@given(st.lists(st.integers(0, 2), min_size=4, max_size=12), st.booleans(), st.integers(1, 80))
+def test_pairs_are_different_and_of_the_classes_asked_for(classes, same, count):
+    y = torch.tensor(classes)
+    everything = {
+        (i, j) for i in range(len(y)) for j in range(i + 1, len(y)) if (y[i] == y[j]) == same
+    }
+    if not everything:
+        with pytest.raises(ValueError, match=r"are of .*class.*: use more samples"):
+            pairs(y, count, same=same)
+        return
+    found = [tuple(pair) for pair in pairs(y, count, same=same, generator=generator()).tolist()]
+    assert len(found) == len(set(found)) == min(count, len(everything))
+    assert set(found) <= everything
+
+
+def test_pairs_are_drawn_by_the_generator_alone():
+    y = torch.zeros(20, dtype=torch.long)
+    state = torch.get_rng_state()
+    first, again, other = (pairs(y, 9, same=True, generator=generator(s)) for s in (0, 0, 1))
+    assert_close(first, again)
+    assert not torch.equal(first, other)
+    assert_close(torch.get_rng_state(), state)
+
+
+DRAWN = [Segment(count=3), Segment("same", 3), Arc("different", 3), Ellipse(3), Translation(3)]
+
+
+@pytest.mark.parametrize("paths", DRAWN, ids=lambda paths: paths.name)
+def test_paths_of_a_metric_repeat_with_their_generator(paths):
+    x, y = torch.randn(10, 2, 6), torch.arange(10) % 3
+    assert isinstance(paths, Paths)
+    path = paths(x, y, generator())
+    assert len(path) == 3
+    assert path.shape[2:] == x.shape[1:]
+    assert_close(paths(x, y, generator()), path)
+
+
+def test_names_of_paths_say_what_they_join():
+    assert [paths.name for paths in DRAWN] == [
+        "segment",
+        "segment_same",
+        "arc_different",
+        "ellipse",
+        "translation",
+    ]
+
+
+@pytest.mark.parametrize("between", ["same", "different"])
+def test_segments_join_samples_of_the_classes_asked_for(between):
+    y = torch.arange(12) % 3
+    x = y[:, None].to(torch.float64)
+    path = Segment(between, count=10, points=2)(x, y, generator())
+    assert ((path[:, 0] == path[:, 1]) == (between == "same")).all()
+
+
+def test_paths_keep_the_precision_of_the_samples():
+    x = torch.randn(5, 3, 4, dtype=torch.bfloat16)
+    for paths in (Segment(count=2), Arc(count=2), Ellipse(count=2), Translation(count=2)):
+        assert paths(x, None, generator()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kind", [Segment, Arc, Ellipse, Translation])
+def test_a_path_needs_a_count(kind):
+    with pytest.raises(ValueError, match="count=0: expected at least 1"):
+        kind(count=0)
+
+
+def test_a_path_needs_vertices():
+    with pytest.raises(ValueError, match="points=1: expected at least 2"):
+        Segment(points=1)
+    with pytest.raises(ValueError, match="points=3: expected at least 4"):
+        Ellipse(points=3)
+    with pytest.raises(ValueError, match="steps=0: expected at least 1"):
+        Translation(steps=0)
+
+
+def test_paths_say_what_samples_they_need():
+    x = torch.randn(2, 3)
+    with pytest.raises(ValueError, match="three samples, but there are 2"):
+        Ellipse()(x, None, generator())
+    with pytest.raises(ValueError, match=r"moves images .* got \(2, 3\): use Segment"):
+        Translation()(x, None, generator())
+    with pytest.raises(ValueError, match="no two of the 2 samples are of the same class"):
+        Segment("same")(x, torch.arange(2), generator())
+    with pytest.raises(ValueError, match="no two of the 2 samples are of different classes"):
+        Segment("different")(x, torch.zeros(2, dtype=torch.long), generator())
+
+
+def test_classes_are_whole_numbers_one_per_sample():
+    y = torch.arange(3)
+    assert classes_of(y) is y
+    with pytest.raises(ValueError, match=r"expected targets that are classes, .* got none"):
+        classes_of(None)
+    with pytest.raises(ValueError, match=r"got a torch.float64 of shape"):
+        classes_of(torch.zeros(3))
+    with pytest.raises(ValueError, match=r"got a torch.int64 of shape \(3, 1\)"):
+        classes_of(y[:, None])
