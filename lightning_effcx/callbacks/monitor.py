@@ -1,6 +1,5 @@
 """The monitor: one callback that measures the network at every validation and logs the curves."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter
@@ -14,7 +13,7 @@ from torchmetrics import Metric
 from typing_extensions import override
 
 from lightning_effcx.callbacks.schedules import Every
-from lightning_effcx.callbacks.selection import named, standard_set, suited
+from lightning_effcx.callbacks.selection import measure, named, standard_set, suited
 from lightning_effcx.callbacks.tensorboard import (
     declare_hparams,
     declare_layout,
@@ -209,7 +208,7 @@ class ComplexityMonitor(Callback):
         for name, metric in self.metrics.items():
             with self._guarding(f"the measure {name!r}"):
                 start = perf_counter()
-                found = _compute(metric.to(seen[1].device), *seen)
+                found = measure(metric.to(seen[1].device), *seen)
                 seconds = perf_counter() - start
                 values |= {
                     PREFIX + name + key: value
@@ -242,27 +241,6 @@ class ComplexityMonitor(Callback):
                 rank_zero_warn(
                     f"effcx leaves out {what}: {reason}. The training goes on; strict=True raises."
                 )
-
-
-def _compute(metric: Metric, network: Network, x: Tensor, y: Tensor | None) -> dict[str, float]:
-    """Measure afresh; return what was found, by what follows the metric's name in its keys."""
-    with torch.inference_mode(False):  # a state made in inference mode could not be added to later
-        metric.reset()
-        metric.update(network, x, y)
-        found = metric.compute()
-        metric.reset()
-    own = str(getattr(metric, "name", ""))
-    if isinstance(found, Tensor):  # a metric of the user's, as its dictionaries may be
-        found = {own: found}
-    values = {_ending(key.removeprefix(own)): float(value) for key, value in found.items()}
-    for key, value in values.items():
-        if not math.isfinite(value):
-            raise ValueError(f"its {key.strip('_/') or 'value'} is {value}.")
-    return values
-
-
-def _ending(key: str) -> str:
-    return key if not key or key[0] in "_/" else f"_{key}"
 
 
 def _dtype(module: torch.nn.Module) -> torch.dtype | None:

@@ -1,12 +1,15 @@
-"""Selection: which metrics the monitor computes, and what they are called."""
+"""Selection: which metrics the monitor computes, what they are called, and what they find."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_effcx.metrics import FisherRaoNorm, JacobianNorm, TrajectoryLength, Transitions
+from lightning_effcx.observe import Network
 from lightning_effcx.tags import check_name
 
 
@@ -69,3 +72,24 @@ def _check(name: str, metric: Any) -> None:
             "such as {'my_measure': ...}."
         )
     check_name(name)
+
+
+def measure(metric: Metric, network: Network, x: Tensor, y: Tensor | None) -> dict[str, float]:
+    """Measure afresh; return what was found, by what follows the metric's name in its keys."""
+    with torch.inference_mode(False):  # a state made in inference mode could not be added to later
+        metric.reset()
+        metric.update(network, x, y)
+        found = metric.compute()
+        metric.reset()
+    own = str(getattr(metric, "name", ""))
+    if isinstance(found, Tensor):  # a metric of the user's, as its dictionaries may be
+        found = {own: found}
+    values = {_ending(key.removeprefix(own)): float(value) for key, value in found.items()}
+    for key, value in values.items():
+        if not math.isfinite(value):
+            raise ValueError(f"its {key.strip('_/') or 'value'} is {value}.")
+    return values
+
+
+def _ending(key: str) -> str:
+    return key if not key or key[0] in "_/" else f"_{key}"
