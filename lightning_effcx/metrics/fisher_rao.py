@@ -83,6 +83,7 @@ def fisher_rao_norm(
             "the Fisher-Rao norm is about a network's parameters: expected a torch.nn.Module, "
             f"got a {type(network).__name__}."
         )
+    _check(distribution)
     theta = _matching(network, parameters)
     with differentiating():
         x = x.clone() if x.is_inference() else x  # autograd refuses it
@@ -114,10 +115,7 @@ class FisherRaoNorm(SampleMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if distribution not in {"categorical", "gaussian"}:
-            raise ValueError(
-                f"distribution={distribution!r}: expected 'categorical' or 'gaussian'."
-            )
+        _check(distribution)
         self.distribution: Distribution = distribution
         self.empirical = empirical
         self.parameters_matching = parameters
@@ -148,6 +146,11 @@ class FisherRaoNorm(SampleMetric):
         if stderr is None or not norm:
             return norm, stderr
         return norm, stderr / (2 * norm)
+
+
+def _check(distribution: str) -> None:
+    if distribution not in {"categorical", "gaussian"}:
+        raise ValueError(f"distribution={distribution!r}: expected 'categorical' or 'gaussian'.")
 
 
 def _categorical(f: Tensor, t: Tensor, y: Tensor | None) -> Tensor:

@@ -50,6 +50,7 @@ def jacobian_norm(
         >>> jacobian_norm(lambda x: 2 * x, torch.zeros(1, 3))  # 2 * sqrt(3)
         tensor([3.4641])
     """
+    _check(of, directions)
     keep_graph = torch.is_grad_enabled()
     with differentiating(), torch.enable_grad():
         # A fresh leaf, also where x itself was made in inference mode; a caller's graph goes on.
@@ -82,10 +83,7 @@ class JacobianNorm(SampleMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if of not in {"outputs", "probabilities"}:
-            raise ValueError(f"of={of!r}: expected 'outputs' or 'probabilities'.")
-        if directions is not None and directions < 1:
-            raise ValueError(f"directions={directions}: expected at least 1, or None for all.")
+        _check(of, directions)
         self.of: Literal["outputs", "probabilities"] = of
         self.directions = directions
 
@@ -103,6 +101,13 @@ class JacobianNorm(SampleMetric):
             network, x, of=self.of, directions=self.directions, generator=generator
         )
         return norms, {}
+
+
+def _check(of: str, directions: int | None) -> None:
+    if of not in {"outputs", "probabilities"}:
+        raise ValueError(f"of={of!r}: expected 'outputs' or 'probabilities'.")
+    if directions is not None and directions < 1:
+        raise ValueError(f"directions={directions}: expected at least 1, or None for all.")
 
 
 def _probabilities(y: Tensor) -> Tensor:
