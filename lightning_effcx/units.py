@@ -11,22 +11,21 @@ counts as nonlinear.
 What does not depend on the input is no site: a weight norm, a positional table, a constant mask.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lightning_effcx.observe import Network, evaluate
 from lightning_effcx.operations import FRESH, Kind, Operation, nonlinearity
+from lightning_effcx.sites import SiteNames
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +90,7 @@ def listen(network: Network, x: Tensor, hear: Callable[[Site], None]) -> Tensor:
     """
     listener = _Listener(x, hear)
     above = _Above(listener) if torch.is_grad_enabled() else nullcontext()
-    with _module_paths(listener.path), above, listener:
+    with listener.names, above, listener:
         y = evaluate(network, x)
     listener.flush()
     return y
@@ -101,6 +100,7 @@ def units(network: Network, x: Tensor) -> dict[str, Site]:
     """Return every site of `network` by its name, in order of execution, with its units at `x`.
 
     Example:
+        >>> nn = torch.nn
         >>> network = nn.Sequential(nn.Linear(2, 3), nn.Hardtanh(), nn.Linear(3, 1), nn.Tanh())
         >>> for site in units(network, torch.zeros(5, 2)).values():
         ...     print(site.name, site.kind, site.kinks, tuple(site.z.shape))
@@ -116,46 +116,15 @@ def units(network: Network, x: Tensor) -> dict[str, Site]:
     return sites
 
 
-@contextmanager
-def _module_paths(path: list[tuple[str, nn.Module]]) -> Iterator[None]:
-    """Keep in `path` the modules that are executing, outermost first, each with its dotted name.
-
-    Global hooks, because they leave the modules themselves alone.
-    """
-    names: dict[nn.Module, str] = {}
-
-    def enter(module: nn.Module, _: Any) -> None:
-        if module not in names:  # a root: the network, or a module that a function calls
-            for name, part in module.named_modules():
-                names.setdefault(part, name.replace("_orig_mod.", ""))  # torch.compile's wrapper
-        path.append((names[module], module))
-
-    def leave(module: nn.Module, _: Any, __: Any) -> None:
-        if path and path[-1][1] is module:
-            path.pop()
-
-    handles = [
-        register_module_forward_pre_hook(enter),
-        register_module_forward_hook(leave, always_call=True),
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 class _Listener(TorchDispatchMode):
     """Sees every operation, follows what depends on `x`, and announces what is not linear."""
 
     def __init__(self, x: Tensor, hear: Callable[[Site], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.path: list[tuple[str, nn.Module]] = []
+        self.names = SiteNames()
         self.n = len(x)
         self.hear = hear
         self.hearing = True
-        # Trajectories call the ends of the network so.
-        self.executions: Counter[str] = Counter(input=1, output=1)
         self.pending: list[Site] = []
         # Views and in-place results share their storage, so dependence is a matter of storages. A
         # weak reference keeps the address of a dead one from being given to another.
@@ -210,24 +179,15 @@ class _Listener(TorchDispatchMode):
         if z is None:
             if operation.kind == "piecewise linear" and output.dtype == torch.bool:
                 return  # a question about the whole batch
-            raise ValueError(_not_by_sample(self._name(operation.name), operation.z, self.n))
+            raise ValueError(_not_by_sample(self.names.name(operation.name), operation.z, self.n))
         choice = _by_sample(_winner(operation, out), self.n) if operation.chooses else None
-        name = self._name(operation.name)
+        name = self.names.name(operation.name)
         kinks = operation.kinks
         site = Site(name, operation.name, operation.kind, z, output, self.n, kinks, choice)
         if torch.is_grad_enabled():
             self.pending.append(site)  # until `_Above` is above autograd, where outputs have graphs
         else:
             self.hear(site)
-
-    def _name(self, operation: str) -> str:
-        path, module = self.path[-1] if self.path else ("", None)
-        is_activation = type(module).__module__.startswith("torch.nn.") and not list(
-            module.children() if module else ()
-        )
-        stem = path if is_activation and path else f"{path}.{operation}".lstrip(".")
-        self.executions[stem] += 1
-        return stem if self.executions[stem] == 1 else f"{stem}_{self.executions[stem]}"
 
 
 class _Above(TorchFunctionMode):

@@ -17,7 +17,7 @@ ROOT = Path(lightning_effcx.__file__).parent
 # Lowest first; imports point down. What stands in one line is one floor.
 FLOORS = [
     {"tags"},
-    {"observe", "capture", "operations", "units", "paths", "pieces"},
+    {"observe", "capture", "operations", "sites", "units", "paths", "rows", "pieces"},
     {"metrics.base"},
     {"metrics.*"},
     {"metrics", "functional"},

@@ -1,0 +1,55 @@
+"""Sites: where in a network an operation executes, by the path of the module that calls it."""
+
+from collections import Counter
+from typing import Any, Self
+
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+
+class SiteNames:
+    """While open, follows which modules are executing, and names the operations in them.
+
+    Global hooks, because they leave the modules themselves alone.
+    """
+
+    def __init__(self) -> None:
+        self._names: dict[nn.Module, str] = {}
+        self._path: list[tuple[str, nn.Module]] = []
+        # Trajectories call the ends of the network so.
+        self._executions: Counter[str] = Counter(input=1, output=1)
+
+    def __enter__(self) -> Self:
+        self._handles = [
+            register_module_forward_pre_hook(self._enter),
+            register_module_forward_hook(self._leave, always_call=True),
+        ]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def name(self, operation: str) -> str:
+        """Name the next execution: an activation module's path, or its caller's and the operation.
+
+        A name that was given before gets `_2`, `_3`, and so on.
+        """
+        path, module = self._path[-1] if self._path else ("", None)
+        is_activation = type(module).__module__.startswith("torch.nn.") and not list(
+            module.children() if module else ()
+        )
+        stem = path if is_activation and path else f"{path}.{operation}".lstrip(".")
+        self._executions[stem] += 1
+        return stem if self._executions[stem] == 1 else f"{stem}_{self._executions[stem]}"
+
+    def _enter(self, module: nn.Module, _: Any) -> None:
+        if module not in self._names:  # a root: the network, or a module that a function calls
+            for name, part in module.named_modules():
+                # torch.compile wraps what it compiles.
+                self._names.setdefault(part, name.replace("_orig_mod.", ""))
+        self._path.append((self._names[module], module))
+
+    def _leave(self, module: nn.Module, _: Any, __: Any) -> None:
+        if self._path and self._path[-1][1] is module:
+            self._path.pop()
