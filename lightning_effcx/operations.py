@@ -71,6 +71,7 @@ _KINKS: dict[str, tuple[str | float, ...]] = {
     "threshold": ("threshold",),
 }
 _SHRINKS = frozenset({"hardshrink", "softshrink"})
+_JUMPS = frozenset({"ge", "gt", "le", "lt", "sgn", "sign"})
 # Pointwise, but with steps rather than a curve; `div` when it rounds.
 _STEPS = frozenset({"ceil", "div", "floor", "fmod", "frac", "remainder", "round", "trunc"})
 # Curves that torch does not tag pointwise.
@@ -88,6 +89,8 @@ class Operation:
         kinks: Values of `z` at which the linear piece changes, ascending.
         chooses: Whether it picks among the elements of `z`,
         dims: and over which of its dimensions, for a maximum that does not tell its winner.
+        bound: For a maximum of two, the second, which was subtracted from the first.
+        jumps: Whether it is not continuous.
     """
 
     name: str
@@ -96,6 +99,8 @@ class Operation:
     kinks: tuple[float, ...] = ()
     chooses: bool = False
     dims: tuple[int, ...] = ()
+    bound: Tensor | None = None
+    jumps: bool = False
 
 
 def nonlinearity(
@@ -120,10 +125,12 @@ def nonlinearity(
     if not operands or z.is_complex():  # a list of tensors; numbers without an order
         return Operation(name, "other", z)
     if name in _CHOICES:
-        dims = tuple(given["dim"]) if name in {"amax", "amin"} else ()
+        dim = given.get("dim", ())
+        dims = (dim,) if isinstance(dim, int) else tuple(dim)
         return Operation(name, "piecewise linear", z, chooses=True, dims=dims)
     if name in _SHRINKS:
-        return Operation(name, "piecewise linear", z, (-given["lambd"], given["lambd"]))
+        kinks = (-given["lambd"], given["lambd"])
+        return Operation(name, "piecewise linear", z, kinks, jumps=name == "hardshrink")
     if name in _KINKS:
         return _bend(name, given)
     pointwise = torch.Tag.pointwise in func.tags or name in _CURVES
@@ -147,8 +154,11 @@ def _bend(name: str, given: dict[str, Any]) -> Operation:
     """An operation with kinks. Where a kink is itself a tensor, the units are the differences."""
     bounds = [given[k] if isinstance(k, str) else k for k in _KINKS[name]]
     bounds = [bound for bound in bounds if bound is not None]
+    jumps = name in _JUMPS or (name == "threshold" and given["value"] != given["threshold"])
+    z = given["self"]
     if not any(isinstance(bound, Tensor) for bound in bounds):
-        return Operation(name, "piecewise linear", given["self"], tuple(map(float, bounds)))
-    if len(bounds) == 1:
-        return Operation(name, "piecewise linear", given["self"] - bounds[0], (0.0,))
-    return Operation(name, "other", given["self"])  # clamped between two tensors
+        return Operation(name, "piecewise linear", z, tuple(map(float, bounds)), jumps=jumps)
+    (bound, *more) = bounds
+    if isinstance(bound, Tensor) and not more:
+        return Operation(name, "piecewise linear", z - bound, (0.0,), bound=bound, jumps=jumps)
+    return Operation(name, "other", z)  # clamped between two tensors

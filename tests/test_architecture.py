@@ -17,7 +17,18 @@ ROOT = Path(lightning_effcx.__file__).parent
 # Lowest first; imports point down. What stands in one line is one floor.
 FLOORS = [
     {"tags"},
-    {"observe", "capture", "operations", "sites", "units", "paths", "rows", "pieces"},
+    {
+        "observe",
+        "capture",
+        "operations",
+        "batches",
+        "sites",
+        "units",
+        "paths",
+        "rows",
+        "engine",
+        "pieces",
+    },
     {"metrics.base"},
     {"metrics.*"},
     {"metrics", "functional"},

@@ -1,0 +1,336 @@
+"""The engine: runs a network on rows, and refines them wherever a unit bends between two of them.
+
+It sees what the dispatcher sees. Affine operations run as they are, at the latest version of the
+rows that their operands belong to. At a nonlinearity its operands are brought to the rows of now,
+rows are inserted where units pass a kink, and there the unit is set to the kink exactly, so that
+rounding makes no second crossing.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.weak import WeakIdKeyDictionary
+
+from lightning_effcx.batches import mixes_samples
+from lightning_effcx.observe import Network, differentiating
+from lightning_effcx.operations import Operation, nonlinearity
+from lightning_effcx.rows import Rows
+from lightning_effcx.sites import SiteNames
+
+Measure: TypeAlias = Callable[[Tensor], Tensor]
+"""Maps values `(r, v)` at rows to one number for each interval between neighbours, `(r - 1,)`."""
+
+_TIE = 1e-12  # relative: inputs of a maximum that differ by less are equal
+_SIZED = frozenset({"expand", "new_full", "new_ones", "new_zeros", "reshape", "view"})
+_SHORTEST = 1e-9  # of a segment: shorter ones are not cut again, whatever the budget
+
+
+class TooLargeError(Exception):
+    """The activations at all rows take more than the budget."""
+
+
+class Engine(TorchDispatchMode):
+    """One pass of a network over rows.
+
+    Attributes:
+        rows: The rows as they are refined.
+        knots: For each site that has some: paths, positions, site and units.
+        measured: What `measure` gave at each site and at `output`, summed on each path.
+    """
+
+    def __init__(
+        self, rows: Rows, x: Tensor, sites: dict[str, int], budget: int, measure: Measure | None
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.rows = Rows(rows.path, rows.position)
+        self.x = x.clone()
+        self.sites = sites
+        self.budget = budget
+        self.measure = measure
+        self.names = SiteNames()
+        self.knots: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self.measured: dict[str, tuple[Tensor, Tensor]] = {}
+        self.versions = WeakIdKeyDictionary()  # of the tensors that depend on x
+        self.versions[self.x] = 0
+
+    def run(self, network: Network) -> None:
+        """Pass all rows through the network."""
+        self._measure("input", self.x)
+        with torch.no_grad(), differentiating(), self.names, self:
+            y = network(self.x)
+        for output in tree_leaves(y):
+            if isinstance(output, Tensor) and output in self.versions:
+                self._measure("output", self.rows.bring(output, self.versions[output]))
+                return
+        raise ValueError("the network returned no tensor that depends on its input.")
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        del types
+        kwargs = kwargs or {}
+        if not any(map(self._depends, tree_leaves((args, kwargs)))):
+            return func(*args, **kwargs)
+        operation = nonlinearity(func, args, kwargs, self._depends)
+        if operation is None:
+            return self._affine(func, args, kwargs)
+        name = self.names.name(operation.name)
+        if operation.kind != "piecewise linear" or operation.jumps:
+            raise ValueError(
+                f"site {name!r} ({operation.name}) is not continuous and piecewise linear, so the "
+                "network has no linear regions: count transitions at the vertices instead."
+            )
+        self._fit(len(self.rows.path))
+        self.sites.setdefault(name, len(self.sites))
+        run = self._choose if operation.chooses else self._bend
+        out = self._put(func, args, run(func, args, kwargs, name), name)
+        self._measure(name, out if isinstance(out, Tensor) else out[0])
+        return out
+
+    # -- what depends on x
+
+    def _depends(self, argument: Any) -> bool:
+        if isinstance(argument, (list, tuple)):
+            return any(map(self._depends, argument))
+        return isinstance(argument, Tensor) and argument in self.versions
+
+    def _bring(self, arguments: Any, version: int) -> Any:
+        """Bring what depends on x to the rows of `version`, and the rest to its precision."""
+
+        def bring(argument: Any) -> Any:
+            if not isinstance(argument, Tensor):
+                return argument
+            if argument in self.versions:
+                brought = self.rows.bring(argument, self.versions[argument], version)
+                self.versions[brought] = version
+                return brought
+            return argument.to(self.x.dtype) if argument.is_floating_point() else argument
+
+        return tree_map(bring, arguments)
+
+    def _put(self, func: Any, args: tuple[Any, ...], out: Any, name: str, at: int = -1) -> Any:
+        """Register what an operation returned; where it works in place, in the caller's tensor."""
+        version = self.rows.version if at < 0 else at
+        if func._schema.is_mutable:  # noqa: SLF001
+            self._overwrite(args[0], out, name)
+            out = args[0]
+        for tensor in tree_leaves(out):
+            if not isinstance(tensor, Tensor) or not tensor.numel():
+                continue  # such as the statistics that batch normalisation did not take
+            if tensor.is_floating_point() or tensor.is_complex():
+                if not tensor.dim() or len(tensor) != self.rows.counts[version]:
+                    raise ValueError(_mixed(name))
+                self.versions[tensor] = version
+        return out
+
+    def _overwrite(self, target: Any, value: Tensor, name: str) -> None:
+        if not self._depends(target) or self._is_shared(target):
+            raise ValueError(
+                f"site {name!r} writes in place into a part of a tensor, which cannot be followed: "
+                "use torch.cat, torch.stack or an operation that is not in place."
+            )
+        target.set_(value)
+
+    def _is_shared(self, target: Tensor) -> bool:
+        """Tell whether some other tensor that is still in use shares the target's memory."""
+        storage = target.untyped_storage().data_ptr()
+        others = (t for t in self.versions if t is not target)
+        return any(t.untyped_storage().data_ptr() == storage and t.numel() for t in others)
+
+    # -- affine operations
+
+    def _affine(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        operator = func.overloadpacket.__name__.strip("_")
+        if mixes_samples(func, args, self._depends):
+            raise ValueError(_mixed(operator))
+        used = [a for a in tree_leaves((args, kwargs)) if self._depends(a)]
+        version = max(self.versions[a] for a in used)
+        given, named = self._bring((args, kwargs), version)
+        if operator in _SIZED:
+            given = (given[0], self._resized(given[1], version), *given[2:])
+        if operator == "view":
+            out = given[0].reshape(given[1])
+        elif operator == "to_copy":  # the pass keeps its own precision
+            out = given[0].clone()
+        else:
+            if func._schema.is_mutable and given[0] is args[0]:  # noqa: SLF001
+                given = (given[0].clone(), *given[1:])
+            out = func(*given, **named)
+        return self._put(func, args, out, operator, version)
+
+    def _resized(self, size: Any, version: int) -> Any:
+        """Correct a batch size that the network read before rows were inserted."""
+        rows = self.rows.counts[version]
+        stale = isinstance(size, (list, tuple)) and size[0] in self.rows.counts[:version]
+        return [rows, *size[1:]] if stale else size
+
+    # -- nonlinear operations
+
+    def _bend(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Tensor:
+        given, named = self._bring((args, kwargs), self.rows.version)
+        operation = self._read(func, given, named)
+        left, unit, kink, fraction = self._crossings(operation.z.flatten(1), operation.kinks, name)
+        if len(left):
+            new = self._insert(left, fraction)
+            self._record(name, new, unit)
+            given, named = self._bring((given, named), self.rows.version)
+            pinned = self._pinned(self._read(func, given, named), given[0], new, unit, kink)
+            given = (pinned, *given[1:])
+        return func(*given, **named)
+
+    def _read(self, func: Any, given: tuple[Any, ...], named: dict[str, Any]) -> Operation:
+        operation = nonlinearity(func, given, named, self._depends)
+        assert operation is not None  # noqa: S101 it was one before its operands were brought here
+        return operation
+
+    def _crossings(
+        self, z: Tensor, kinks: tuple[float, ...], name: str
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return after which rows, and how far, which units pass which kinks between two rows.
+
+        Units that pass a kink at a row, where they are on it, are recorded; those that only touch
+        it are not.
+        """
+        joined = self.rows.joined()
+        found = []
+        for kink in kinks:
+            above = z > kink
+            left, unit = (above[1:] != above[:-1]).nonzero(as_tuple=True)
+            inside = joined[left]
+            left, unit = left[inside], unit[inside]
+            start, end = z[left, unit], z[left + 1, unit]
+            between = (start != kink) & (end != kink)
+            self._record_on_kink(name, above, left[~between], unit[~between], end[~between] == kink)
+            left, unit, start, end = (t[between] for t in (left, unit, start, end))
+            found.append((left, unit, torch.full_like(start, kink), (kink - start) / (end - start)))
+        left, unit, at, fraction = (torch.cat(column) for column in zip(*found, strict=True))
+        return left, unit, at, fraction
+
+    def _record_on_kink(
+        self, name: str, above: Tensor, left: Tensor, unit: Tensor, ends: Tensor
+    ) -> None:
+        """Record units that are on a kink at a row, after they were above it, or before."""
+        row = left + ends.long()
+        beyond = row + 2 * ends.long() - 1  # the neighbour on the other side
+        joined = (beyond >= 0) & (beyond < len(above))
+        row, unit, beyond = row[joined], unit[joined], beyond[joined]
+        passes = (self.rows.path[row] == self.rows.path[beyond]) & ~above[beyond, unit]
+        self._record(name, row[passes], unit[passes])
+
+    def _pinned(
+        self, operation: Operation, first: Tensor, rows: Tensor, unit: Tensor, kink: Tensor
+    ) -> Tensor:
+        """Return the first operand, its units set to their kinks exactly."""
+        first = first if self._depends(first) else first.clone()  # else it was just made by bring
+        pinned = first.expand(operation.z.shape).contiguous()
+        if operation.bound is not None:
+            kink = operation.bound.expand(pinned.shape).reshape(len(pinned), -1)[rows, unit]
+        pinned.view(len(pinned), -1)[rows, unit] = kink
+        self.versions[pinned] = self.rows.version
+        return pinned
+
+    def _choose(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:
+        """Refine until, in every window, the winner changes at ties only: an upper envelope.
+
+        Between two rows the winners at both ends meet where a third may be ahead of them, so this
+        takes a few rounds.
+        """
+        given, named = self._bring((args, kwargs), self.rows.version)
+        while True:
+            out = func(*given, **named)
+            left, fraction = self._overtakings(self._read(func, given, named), out)
+            if not len(left):
+                break
+            self._insert(*_distinct(left, fraction))
+            given, named = self._bring((given, named), self.rows.version)
+        between = tree_map(lambda a: _between(a) if self._depends(a) else a, (given, named))
+        self._record(name, *self._successions(func, *between))
+        return out
+
+    def _overtakings(self, operation: Operation, out: Any) -> tuple[Tensor, Tensor]:
+        """Return after which rows, and how far, the winner at a row falls behind the next one's."""
+        values, winners = _contest(operation, out)
+        changes = (winners[1:] != winners[:-1]) & self.rows.joined()[:, None, None]
+        left, group, window = changes.nonzero(as_tuple=True)
+        first, second = winners[left, group, window], winners[left + 1, group, window]
+        ahead = values[left, group, first] - values[left, group, second]
+        behind = values[left + 1, group, second] - values[left + 1, group, first]
+        tie = _TIE * (values[left, group, first].abs() + values[left + 1, group, second].abs())
+        real = (ahead > tie) & (behind > tie)
+        return left[real], (ahead / (ahead + behind))[real]
+
+    def _successions(
+        self, func: Any, between: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        """Return rows and windows where one winner follows another, each ahead on its side."""
+        for tensor in tree_leaves((between, named)):
+            if isinstance(tensor, Tensor) and tensor.is_floating_point():
+                self.versions[tensor] = self.rows.version
+        operation = self._read(func, between, named)
+        values, winners = _contest(operation, func(*between, **named))
+        joined = self.rows.joined()
+        changes = (winners[1:] != winners[:-1]) & (joined[1:] & joined[:-1])[:, None, None]
+        row, group, window = changes.nonzero(as_tuple=True)
+        first, second = winners[row, group, window], winners[row + 1, group, window]
+        ahead = values[row, group, first] - values[row, group, second]
+        behind = values[row + 1, group, second] - values[row + 1, group, first]
+        tie = _TIE * (values[row, group, first].abs() + values[row + 1, group, second].abs())
+        real = (ahead > tie) & (behind > tie)
+        return row[real] + 1, (group * winners.shape[2] + window)[real]
+
+    # -- rows
+
+    def _insert(self, left: Tensor, fraction: Tensor) -> Tensor:
+        self._fit(len(self.rows.path) + len(left))
+        return self.rows.insert(left, fraction)
+
+    def _fit(self, count: int) -> None:
+        """Give up where the tensors in use, with `count` rows, would not fit into the budget."""
+        used = {t.untyped_storage().data_ptr(): t for t in self.versions}.values()
+        per_row = sum(t.nbytes / len(t) for t in used)
+        apart = (self.rows.position[-1] - self.rows.position[0]) > _SHORTEST
+        if count * per_row > self.budget and (apart or self.rows.path[0] != self.rows.path[-1]):
+            raise TooLargeError
+
+    def _record(self, name: str, rows: Tensor, unit: Tensor) -> None:
+        site = torch.full_like(unit, self.sites[name])
+        self.knots.append((self.rows.path[rows], self.rows.position[rows], site, unit))
+
+    def _measure(self, name: str, values: Tensor) -> None:
+        if self.measure is not None:
+            joined = self.rows.joined()
+            measured = self.measure(values.flatten(1))[joined]
+            self.measured[name] = self.rows.path[1:][joined], measured
+
+
+def _contest(operation: Operation, out: Any) -> tuple[Tensor, Tensor]:
+    """Return who takes part, `(r, groups, elements)`, and who wins, `(r, groups, windows)`."""
+    z = -operation.z if operation.name in {"min", "amin"} else operation.z
+    if "pool" in operation.name:
+        return z.flatten(2), out[1].flatten(2)
+    last = tuple(range(-len(operation.dims), 0))
+    values = z.movedim(operation.dims, last).flatten(-len(last))
+    values = values.reshape(len(z), -1, values.shape[-1])
+    return values, values.argmax(2, keepdim=True)
+
+
+def _between(values: Tensor) -> Tensor:
+    """Return what stands in the middle between neighbouring rows."""
+    return (values[1:] + values[:-1]) / 2
+
+
+def _distinct(left: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor]:
+    """Drop repetitions: neighbouring windows see the same tie."""
+    both = torch.stack([left.to(fraction.dtype), fraction], 1).unique(dim=0)
+    return both[:, 0].long(), both[:, 1]
+
+
+def _mixed(name: str) -> str:
+    return (
+        f"site {name!r} moves, joins or parts samples, expected operations that treat each sample "
+        "by itself: count transitions at the vertices instead."
+    )

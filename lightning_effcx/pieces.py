@@ -1,0 +1,172 @@
+"""Pieces: the exact anatomy of a piecewise-linear network along polylines, in one pass.
+
+Rows of the batch are points on the paths (`rows.py`). At a nonlinearity, a unit whose
+pre-activation passes a kink between two neighbouring rows does so where linear interpolation says,
+exactly: a row is inserted there, and the unit's pre-activation is set to the kink. Everything else
+in the network is affine, hence exact at the new rows as well. The cost is about that of one forward
+pass over the vertices and knots.
+
+A unit is above a kink where its pre-activation is strictly greater. A *knot* is a position strictly
+inside a path at which a unit goes from not above to above or back: touching a kink is no knot, and
+where a unit stays exactly on its kink it is not above it. Repeated vertices count once. Counts do
+not depend on how a path is cut into segments, nor on its direction.
+
+The sampling of Hanin and Rolnick, "Complexity of Linear Regions in Deep Networks", ICML 2019, and
+the exact line restrictions of Sotoudeh and Thakur, "Computing Linear Restrictions of Neural
+Networks", NeurIPS 2019, are for sequences of layers; here any graph of operations will do.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lightning_effcx.engine import Engine, Measure, TooLargeError
+from lightning_effcx.observe import Network
+from lightning_effcx.rows import Rows
+
+BUDGET = 2**28
+"""Bytes that the activations of one pass may take, unless the network needs more for one row."""
+
+_NEAR = 1e-12  # of a segment: knots closer than this are one boundary, met by several units
+
+
+@dataclass(frozen=True, eq=False)
+class Pieces:
+    """Every knot on some paths; one entry for each unit that bends at it.
+
+    Attributes:
+        path: The index of the path, `(k,)`; ascending.
+        position: Where on it: the index of a vertex, plus the fraction of the way to the next,
+            `(k,)`; ascending on each path.
+        site: The index in `sites` of the nonlinearity, `(k,)`.
+        unit: The index of the unit among those of its site, flattened, `(k,)`.
+        sites: The names of the nonlinearities, in order of execution.
+        paths: How many paths there are.
+        measured: For each site, and `input` and `output`, what was measured on each path, `(s,)`.
+    """
+
+    path: Tensor
+    position: Tensor
+    site: Tensor
+    unit: Tensor
+    sites: tuple[str, ...]
+    paths: int
+    measured: dict[str, Tensor]
+
+    def transitions(self, site: str | None = None) -> Int[Tensor, " s"]:
+        """Count the knots of all units, or of those at one site, on each path."""
+        chosen = slice(None) if site is None else self.site == self.sites.index(site)
+        return self.path[chosen].bincount(minlength=self.paths)
+
+    def regions(self) -> Int[Tensor, " s"]:
+        """Count the pieces on each path: one more than there are different knots."""
+        if not len(self.path):
+            return torch.ones(self.paths, dtype=torch.long, device=self.path.device)
+        apart = (self.position.diff() > _NEAR) | (self.path.diff() > 0)
+        first = torch.cat([apart.new_ones(1), apart])
+        return 1 + self.path[first].bincount(minlength=self.paths)
+
+
+def pieces(
+    network: Network,
+    path: Float[Tensor, "s p ..."],
+    *,
+    dtype: torch.dtype = torch.float64,
+    budget: int = BUDGET,
+    measure: Measure | None = None,
+) -> Pieces:
+    """Find every knot of `network` on each path; not differentiable.
+
+    Args:
+        network: Maps `(n, ...)` to `(n, k)`, treating samples independently; its operations must
+            be affine or piecewise linear in the input.
+        path: The paths.
+        dtype: The precision of the pass, to which parameters are cast as they are met.
+        budget: Bytes that activations may take. Paths whose knots need more are cut, and their
+            parts done one after the other.
+        measure: Maps the values `(r, v)` of a site at rows, between which they are affine, to a
+            number for each interval, `(r - 1,)`; these are summed up in `measured`.
+
+    Example:
+        >>> path = torch.tensor([[[-1.0], [3.0]]])
+        >>> found = pieces(lambda x: torch.relu(x).clamp(max=1), path)
+        >>> found.position  # the kinks at 0 and 1
+        tensor([0.2500, 0.5000], dtype=torch.float64)
+    """
+    network = _in_precision(network, dtype)
+    found: list[Engine] = []
+    sites: dict[str, int] = {}
+    jobs = [_start(path.to(dtype))]
+    while jobs:
+        rows, x = jobs.pop()
+        engine = Engine(rows, x, sites, budget, measure)
+        try:
+            engine.run(network)
+        except TooLargeError:
+            jobs += list(_halves(rows, x))[::-1]
+        else:
+            found.append(engine)
+    nothing = torch.zeros(0, dtype=torch.long, device=path.device)
+    entries = [(nothing, nothing.to(dtype), nothing, nothing)]
+    entries += [entry for engine in found for entry in engine.knots]
+    where, position, site, unit = (torch.cat(column) for column in zip(*entries, strict=True))
+    order = position.argsort(stable=True)
+    order = order[where[order].argsort(stable=True)]
+    return Pieces(
+        where[order],
+        position[order],
+        site[order],
+        unit[order],
+        tuple(sites),
+        len(path),
+        _summed([engine.measured for engine in found], len(path)),
+    )
+
+
+def _in_precision(network: Network, dtype: torch.dtype) -> Network:
+    """Give a module its parameters and buffers in another precision, for the time of a call.
+
+    What is no such module computes with what it has: the engine casts it where it is met.
+    """
+    if not isinstance(network, nn.Module) or isinstance(network, torch.jit.ScriptModule):
+        return network
+    own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    cast = {k: v.detach().to(dtype) for k, v in own.items() if v.is_floating_point()}
+    return lambda x: torch.func.functional_call(network, cast, (x,))
+
+
+def _summed(parts: list[dict[str, tuple[Tensor, Tensor]]], paths: int) -> dict[str, Tensor]:
+    """Add up what was measured on the intervals of each path."""
+    total: dict[str, Tensor] = {}
+    for part in parts:
+        for name, (path, measured) in part.items():
+            total.setdefault(name, measured.new_zeros(paths)).index_add_(0, path, measured)
+    return total
+
+
+def _start(path: Tensor) -> tuple[Rows, Tensor]:
+    """Lay all vertices out as rows, without those that repeat the one before."""
+    paths = len(path)
+    moves = (path[:, 1:] != path[:, :-1]).flatten(2).any(2)
+    kept = torch.cat([moves.new_ones(paths, 1), moves], 1)
+    where, vertex = kept.nonzero(as_tuple=True)
+    return Rows(where, vertex.to(path.dtype)), path[kept]
+
+
+def _halves(rows: Rows, x: Tensor) -> Iterator[tuple[Rows, Tensor]]:
+    """Part the paths in two; cut a single path inside a segment, where no vertex is."""
+    half = int(rows.path[len(rows.path) // 2])
+    if half != rows.path[0]:
+        for part in (rows.path < half, rows.path >= half):
+            yield Rows(rows.path[part], rows.position[part]), x[part]
+        return
+    left = (len(rows.path) - 1) // 2
+    cut = Rows(rows.path, rows.position)
+    # Off the middle, so that no symmetry puts a kink there.
+    row = cut.insert(torch.tensor([left]).to(rows.path), torch.tensor([0.4877]).to(rows.position))
+    x = cut.bring(x, 0)
+    for piece in (slice(0, int(row) + 1), slice(int(row), None)):
+        yield Rows(cut.path[piece], cut.position[piece]), x[piece]

@@ -1,0 +1,75 @@
+"""Rows: points on polylines between which everything computed so far is affine.
+
+The rows of a batch are points on paths, in order. Where some unit bends between two neighbouring
+rows, a row is inserted there. A tensor that was computed before can be brought to the new rows by
+interpolating its own, exactly, since it is affine between them: nothing is computed twice.
+"""
+
+import torch
+from torch import Tensor
+
+
+class Rows:
+    """Points on paths and the history of their refinement.
+
+    Args:
+        path: Which path each row is on, `(r,)`; rows of a path are neighbours, in order.
+        position: Where on it, `(r,)`: the index of a vertex plus the fraction of the way to the
+            next.
+    """
+
+    def __init__(self, path: Tensor, position: Tensor) -> None:
+        self.path = path
+        self.position = position
+        self.counts = [len(path)]  # by version
+        self._refinements: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def version(self) -> int:
+        """How often rows were inserted: a tensor belongs to the version it was computed at."""
+        return len(self._refinements)
+
+    def joined(self) -> Tensor:
+        """Whether each row and the next are on one path, `(r - 1,)`."""
+        return self.path[1:] == self.path[:-1]
+
+    def insert(self, left: Tensor, fraction: Tensor) -> Tensor:
+        """Insert rows `fraction` of the way after the rows `left`; return their new indices."""
+        count = len(self.path)
+        left = torch.cat([torch.arange(count, device=left.device), left])
+        fraction = torch.cat([torch.zeros(count, dtype=fraction.dtype).to(fraction), fraction])
+        order = fraction.argsort(stable=True)
+        order = order[left[order].argsort(stable=True)]
+        left, fraction = left[order], fraction[order]
+        self._refinements.append((left, fraction))
+        self.position = self._interpolate(self.position, left, fraction)
+        self.path = self.path[left]
+        self.counts.append(len(left))
+        return order.argsort()[count:]
+
+    def bring(self, values: Tensor, version: int, to: int | None = None) -> Tensor:
+        """Bring `values`, `(r, ...)` at `version`, to the rows of a later version, or of now."""
+        to = self.version if to is None else to
+        if version == to:
+            return values
+        return self._interpolate(values, *self._composed(version, to))
+
+    def _composed(self, version: int, to: int) -> tuple[Tensor, Tensor]:
+        """Return the refinements from `version` to `to` as one."""
+        left, fraction = self._refinements[version]
+        for later_left, later_fraction in self._refinements[version + 1 : to]:
+            right = (later_left + 1).clamp(max=len(left) - 1)
+            # Neighbouring rows lie in one interval of the first version, ends included.
+            end = fraction[right] + (left[right] - left[later_left])
+            start = fraction[later_left]
+            fraction = torch.where(later_fraction == 0, start, start.lerp(end, later_fraction))
+            left = left[later_left]
+        return left, fraction
+
+    @staticmethod
+    def _interpolate(values: Tensor, left: Tensor, fraction: Tensor) -> Tensor:
+        moved = values[left]
+        (new,) = fraction.nonzero(as_tuple=True)  # the others stay exactly what they were
+        weight = fraction[new].to(values.dtype).reshape(-1, *[1] * (values.dim() - 1))
+        moved[new] = torch.lerp(moved[new], values[left[new] + 1], weight)
+        return moved
