@@ -7,10 +7,9 @@ from torch import Tensor
 
 # Which argument says along which dimensions an operation works, and its default.
 _ALONG: dict[str, tuple[int, Any]] = {
-    **dict.fromkeys(
-        ("cat", "split", "split_with_sizes", "stack", "unbind", "unsafe_split"), (1, 0)
-    ),
-    **dict.fromkeys(("chunk", "cumsum", "flip", "gather", "index_add", "index_copy"), (1, None)),
+    **dict.fromkeys(("cat", "stack", "unbind"), (1, 0)),
+    **dict.fromkeys(("chunk", "split", "split_with_sizes", "unsafe_split"), (2, 0)),
+    **dict.fromkeys(("cumsum", "flip", "gather", "index_add", "index_copy"), (1, None)),
     **dict.fromkeys(("index_select", "mean", "scatter", "scatter_add", "select"), (1, None)),
     **dict.fromkeys(("sum", "unfold", "unsqueeze"), (1, None)),
     "roll": (2, None),
@@ -33,6 +32,10 @@ def mixes_samples(func: Any, args: tuple[Any, ...], depends: Callable[[Any], boo
             mixes = args[1][0] != 0
         case "transpose":
             mixes = 0 in _counted(args[1:3], args[0].dim())
+        case "repeat" | "tile":
+            mixes = len(args[1]) > args[0].dim() or args[1][0] != 1
+        case "expand":
+            mixes = len(args[1]) > args[0].dim()
         case "index":
             mixes = args[1][0] is not None
         case "slice":

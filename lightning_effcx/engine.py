@@ -17,7 +17,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from lightning_effcx.batches import mixes_samples
 from lightning_effcx.observe import Network, differentiating
-from lightning_effcx.operations import Operation, nonlinearity
+from lightning_effcx.operations import FRESH, Operation, nonlinearity
 from lightning_effcx.rows import Rows
 from lightning_effcx.sites import SiteNames
 
@@ -25,7 +25,16 @@ Measure: TypeAlias = Callable[[Tensor], Tensor]
 """Maps values `(r, v)` at rows to one number for each interval between neighbours, `(r - 1,)`."""
 
 _TIE = 1e-12  # relative: inputs of a maximum that differ by less are equal
-_SIZED = frozenset({"expand", "new_full", "new_ones", "new_zeros", "reshape", "view"})
+_SIZED = frozenset(
+    {"expand", "new_full", "new_ones", "new_zeros", "reshape", "unsafe_view", "view"}
+)
+_MAXIMA = frozenset(
+    """
+    adaptive_max_pool2d adaptive_max_pool3d amax amin max max_pool2d_with_indices
+    max_pool3d_with_indices min
+    """.split()
+)
+_ANSWERS = frozenset({"eq", "equal", "local_scalar_dense", "ne"})  # what control flow asks for
 _SHORTEST = 1e-9  # of a segment: shorter ones are not cut again, whatever the budget
 
 
@@ -79,11 +88,14 @@ class Engine(TorchDispatchMode):
         if operation is None:
             return self._affine(func, args, kwargs)
         name = self.names.name(operation.name)
-        if operation.kind != "piecewise linear" or operation.jumps:
+        other = operation.kind != "piecewise linear" or operation.jumps
+        if other or (operation.chooses and operation.name not in _MAXIMA):
             raise ValueError(
                 f"site {name!r} ({operation.name}) is not continuous and piecewise linear, so the "
                 "network has no linear regions: count transitions at the vertices instead."
             )
+        if operation.chooses and _is_across_samples(operation):
+            raise ValueError(_mixed(name))
         self._fit(len(self.rows.path))
         self.sites.setdefault(name, len(self.sites))
         run = self._choose if operation.chooses else self._bend
@@ -116,35 +128,51 @@ class Engine(TorchDispatchMode):
         """Register what an operation returned; where it works in place, in the caller's tensor."""
         version = self.rows.version if at < 0 else at
         if func._schema.is_mutable:  # noqa: SLF001
-            self._overwrite(args[0], out, name)
+            self._overwrite(args[0], out, name, version)
             out = args[0]
         for tensor in tree_leaves(out):
             if not isinstance(tensor, Tensor) or not tensor.numel():
                 continue  # such as the statistics that batch normalisation did not take
             if tensor.is_floating_point() or tensor.is_complex():
-                if not tensor.dim() or len(tensor) != self.rows.counts[version]:
+                # Samples may be in parts: linear layers cut those of several dimensions.
+                if not tensor.dim() or len(tensor) % self.rows.counts[version]:
                     raise ValueError(_mixed(name))
                 self.versions[tensor] = version
         return out
 
-    def _overwrite(self, target: Any, value: Tensor, name: str) -> None:
-        if not self._depends(target) or self._is_shared(target):
+    def _overwrite(self, target: Any, value: Tensor, name: str, version: int) -> None:
+        shared = self._sharing(target) if self._depends(target) else []
+        if not self._depends(target) or not all(_is_whole(t, target) for t in shared):
             raise ValueError(
                 f"site {name!r} writes in place into a part of a tensor, which cannot be followed: "
                 "use torch.cat, torch.stack or an operation that is not in place."
             )
+        rows = self.rows.counts[self.versions[target]]
+        now = self.rows.counts[version]
+        value = value.contiguous() if shared else value
         target.set_(value)
+        for other in shared:  # such as what a view was taken of
+            other.set_(value.view(len(other) // rows * now, *other.shape[1:]))
+            self.versions[other] = version
 
-    def _is_shared(self, target: Tensor) -> bool:
-        """Tell whether some other tensor that is still in use shares the target's memory."""
+    def _sharing(self, target: Tensor) -> list[Any]:
+        """Return the other tensors still in use that share the target's memory."""
         storage = target.untyped_storage().data_ptr()
-        others = (t for t in self.versions if t is not target)
-        return any(t.untyped_storage().data_ptr() == storage and t.numel() for t in others)
+        others = (t for t in self.versions if t is not target and t.numel())
+        return [t for t in others if t.untyped_storage().data_ptr() == storage]
 
     # -- affine operations
 
     def _affine(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         operator = func.overloadpacket.__name__.strip("_")
+        if operator in _ANSWERS or operator.startswith("rand") or _to_integers(func, kwargs):
+            raise ValueError(
+                f"{operator!r} lets what the network does depend on its input, or on chance, in "
+                "ways that are not continuous and piecewise linear: count transitions at the "
+                "vertices instead."
+            )
+        if "out" in kwargs:
+            self._overwrite(None, kwargs["out"], operator, 0)
         if mixes_samples(func, args, self._depends):
             raise ValueError(_mixed(operator))
         used = [a for a in tree_leaves((args, kwargs)) if self._depends(a)]
@@ -160,20 +188,27 @@ class Engine(TorchDispatchMode):
             if func._schema.is_mutable and given[0] is args[0]:  # noqa: SLF001
                 given = (given[0].clone(), *given[1:])
             out = func(*given, **named)
+        if operator in FRESH and (not out.dim() or len(out) != self.rows.counts[version]):
+            return out  # a constant
         return self._put(func, args, out, operator, version)
 
     def _resized(self, size: Any, version: int) -> Any:
         """Correct a batch size that the network read before rows were inserted."""
-        rows = self.rows.counts[version]
-        stale = isinstance(size, (list, tuple)) and size[0] in self.rows.counts[:version]
-        return [rows, *size[1:]] if stale else size
+        if not isinstance(size, (list, tuple)) or not size:
+            return size
+        for stale in reversed(self.rows.counts[:version]):
+            if size[0] == stale:
+                return [self.rows.counts[version], *size[1:]]
+        return size
 
     # -- nonlinear operations
 
     def _bend(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Tensor:
         given, named = self._bring((args, kwargs), self.rows.version)
         operation = self._read(func, given, named)
-        left, unit, kink, fraction = self._crossings(operation.z.flatten(1), operation.kinks, name)
+        left, unit, kink, fraction = self._crossings(
+            self._by_row(operation.z), operation.kinks, name
+        )
         if len(left):
             new = self._insert(left, fraction)
             self._record(name, new, unit)
@@ -228,8 +263,8 @@ class Engine(TorchDispatchMode):
         first = first if self._depends(first) else first.clone()  # else it was just made by bring
         pinned = first.expand(operation.z.shape).contiguous()
         if operation.bound is not None:
-            kink = operation.bound.expand(pinned.shape).reshape(len(pinned), -1)[rows, unit]
-        pinned.view(len(pinned), -1)[rows, unit] = kink
+            kink = self._by_row(operation.bound.expand(pinned.shape))[rows, unit]
+        self._by_row(pinned)[rows, unit] = kink
         self.versions[pinned] = self.rows.version
         return pinned
 
@@ -247,20 +282,16 @@ class Engine(TorchDispatchMode):
                 break
             self._insert(*_distinct(left, fraction))
             given, named = self._bring((given, named), self.rows.version)
-        between = tree_map(lambda a: _between(a) if self._depends(a) else a, (given, named))
+        between = tree_map(lambda a: self._between(a) if self._depends(a) else a, (given, named))
         self._record(name, *self._successions(func, *between))
         return out
 
     def _overtakings(self, operation: Operation, out: Any) -> tuple[Tensor, Tensor]:
         """Return after which rows, and how far, the winner at a row falls behind the next one's."""
-        values, winners = _contest(operation, out)
+        values, winners = _contest(operation, out, len(self.rows.path))
         changes = (winners[1:] != winners[:-1]) & self.rows.joined()[:, None, None]
         left, group, window = changes.nonzero(as_tuple=True)
-        first, second = winners[left, group, window], winners[left + 1, group, window]
-        ahead = values[left, group, first] - values[left, group, second]
-        behind = values[left + 1, group, second] - values[left + 1, group, first]
-        tie = _TIE * (values[left, group, first].abs() + values[left + 1, group, second].abs())
-        real = (ahead > tie) & (behind > tie)
+        ahead, behind, real = _overtaken(values, winners, left, group, window)
         return left[real], (ahead / (ahead + behind))[real]
 
     def _successions(
@@ -271,18 +302,25 @@ class Engine(TorchDispatchMode):
             if isinstance(tensor, Tensor) and tensor.is_floating_point():
                 self.versions[tensor] = self.rows.version
         operation = self._read(func, between, named)
-        values, winners = _contest(operation, func(*between, **named))
-        joined = self.rows.joined()
-        changes = (winners[1:] != winners[:-1]) & (joined[1:] & joined[:-1])[:, None, None]
+        values, winners = _contest(operation, func(*between, **named), len(self.rows.path) - 1)
+        apart = self.rows.joined() & (self.rows.position.diff() > _TIE)
+        (left,) = apart.nonzero(as_tuple=True)  # where rows coincide, nobody is ahead
+        values, winners = values[left], winners[left]
+        path = self.rows.path[left]
+        changes = (winners[1:] != winners[:-1]) & (path[1:] == path[:-1])[:, None, None]
         row, group, window = changes.nonzero(as_tuple=True)
-        first, second = winners[row, group, window], winners[row + 1, group, window]
-        ahead = values[row, group, first] - values[row, group, second]
-        behind = values[row + 1, group, second] - values[row + 1, group, first]
-        tie = _TIE * (values[row, group, first].abs() + values[row + 1, group, second].abs())
-        real = (ahead > tie) & (behind > tie)
-        return row[real] + 1, (group * winners.shape[2] + window)[real]
+        _, _, real = _overtaken(values, winners, row, group, window)
+        return left[row[real]] + 1, (group * winners.shape[2] + window)[real]
 
     # -- rows
+
+    def _by_row(self, values: Tensor) -> Tensor:
+        return values.reshape(len(self.rows.path), -1)
+
+    def _between(self, values: Tensor) -> Tensor:
+        """Return what stands in the middle between neighbouring rows."""
+        by_row = self._by_row(values)
+        return ((by_row[1:] + by_row[:-1]) / 2).reshape(-1, *values.shape[1:])
 
     def _insert(self, left: Tensor, fraction: Tensor) -> Tensor:
         self._fit(len(self.rows.path) + len(left))
@@ -291,7 +329,7 @@ class Engine(TorchDispatchMode):
     def _fit(self, count: int) -> None:
         """Give up where the tensors in use, with `count` rows, would not fit into the budget."""
         used = {t.untyped_storage().data_ptr(): t for t in self.versions}.values()
-        per_row = sum(t.nbytes / len(t) for t in used)
+        per_row = sum(t.nbytes / self.rows.counts[self.versions[t]] for t in used)
         apart = (self.rows.position[-1] - self.rows.position[0]) > _SHORTEST
         if count * per_row > self.budget and (apart or self.rows.path[0] != self.rows.path[-1]):
             raise TooLargeError
@@ -303,30 +341,62 @@ class Engine(TorchDispatchMode):
     def _measure(self, name: str, values: Tensor) -> None:
         if self.measure is not None:
             joined = self.rows.joined()
-            measured = self.measure(values.flatten(1))[joined]
+            measured = self.measure(values.reshape(len(joined) + 1, -1))[joined]
             self.measured[name] = self.rows.path[1:][joined], measured
 
 
-def _contest(operation: Operation, out: Any) -> tuple[Tensor, Tensor]:
+def _overtaken(
+    values: Tensor, winners: Tensor, row: Tensor, group: Tensor, window: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return by how much each winner is ahead of the other where it wins, and whether both are."""
+    first, second = winners[row, group, window], winners[row + 1, group, window]
+    ahead = values[row, group, first] - values[row, group, second]
+    behind = values[row + 1, group, second] - values[row + 1, group, first]
+    # Where they tie at zero, their own size says nothing about rounding.
+    size = values[row, group, first].abs() + values[row + 1, group, second].abs()
+    tie = _TIE * (size + ahead + behind)
+    return ahead, behind, (ahead > tie) & (behind > tie)
+
+
+def _contest(operation: Operation, out: Any, rows: int) -> tuple[Tensor, Tensor]:
     """Return who takes part, `(r, groups, elements)`, and who wins, `(r, groups, windows)`."""
     z = -operation.z if operation.name in {"min", "amin"} else operation.z
     if "pool" in operation.name:
-        return z.flatten(2), out[1].flatten(2)
+        grid = -3 if "3d" in operation.name else -2
+        values, winners = z.flatten(grid), out[1].flatten(grid)
+        values = values.reshape(rows, -1, values.shape[-1])
+        return values, winners.reshape(rows, -1, winners.shape[-1])
     last = tuple(range(-len(operation.dims), 0))
     values = z.movedim(operation.dims, last).flatten(-len(last))
-    values = values.reshape(len(z), -1, values.shape[-1])
+    values = values.reshape(rows, -1, values.shape[-1])
     return values, values.argmax(2, keepdim=True)
-
-
-def _between(values: Tensor) -> Tensor:
-    """Return what stands in the middle between neighbouring rows."""
-    return (values[1:] + values[:-1]) / 2
 
 
 def _distinct(left: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor]:
     """Drop repetitions: neighbouring windows see the same tie."""
     both = torch.stack([left.to(fraction.dtype), fraction], 1).unique(dim=0)
     return both[:, 0].long(), both[:, 1]
+
+
+def _is_across_samples(choice: Operation) -> bool:
+    """Tell whether a maximum is taken across samples, as it is without dimensions."""
+    if "pool" in choice.name:
+        return False
+    return not choice.dims or 0 in {dim % choice.z.dim() for dim in choice.dims}
+
+
+def _to_integers(func: Any, kwargs: dict[str, Any]) -> bool:
+    dtype = kwargs.get("dtype")
+    return func is torch.ops.aten._to_copy.default and not (  # noqa: SLF001
+        dtype is None or dtype.is_floating_point or dtype.is_complex
+    )
+
+
+def _is_whole(tensor: Tensor, other: Tensor) -> bool:
+    """Tell whether two tensors of the same memory are the same numbers in the same order."""
+    contiguous = tensor.is_contiguous() and other.is_contiguous()
+    same_place = tensor.storage_offset() == other.storage_offset()
+    return contiguous and same_place and tensor.numel() == other.numel()
 
 
 def _mixed(name: str) -> str:

@@ -2,13 +2,14 @@
 
 from lightning_effcx.metrics.fisher_rao import FisherRao, fisher_rao_norm
 from lightning_effcx.metrics.jacobian import jacobian_norm
-from lightning_effcx.metrics.regions import transitions, transitions_per_site
+from lightning_effcx.metrics.regions import linear_regions, transitions, transitions_per_site
 from lightning_effcx.metrics.trajectory import trajectory_length
 
 __all__ = [
     "FisherRao",
     "fisher_rao_norm",
     "jacobian_norm",
+    "linear_regions",
     "trajectory_length",
     "transitions",
     "transitions_per_site",

@@ -98,6 +98,8 @@ def pairs(
         >>> pairs(torch.tensor([0, 1, 0]), 5, same=True)
         tensor([[0, 2]])
     """
+    if len(y) < 2:  # noqa: PLR2004 a pair
+        raise ValueError(f"a pair takes two samples, but there is {len(y)}: use more samples.")
     found = torch.triu_indices(len(y), len(y), 1).T
     found = found[((y[found[:, 0]] == y[found[:, 1]]) == same).cpu()]
     if not len(found):

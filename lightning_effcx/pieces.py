@@ -99,7 +99,8 @@ def pieces(
     network = _in_precision(network, dtype)
     found: list[Engine] = []
     sites: dict[str, int] = {}
-    jobs = [_start(path.to(dtype))]
+    kept = _kept(path.to(dtype))
+    jobs = [_start(path.to(dtype), kept)]
     while jobs:
         rows, x = jobs.pop()
         engine = Engine(rows, x, sites, budget, measure)
@@ -117,7 +118,7 @@ def pieces(
     order = order[where[order].argsort(stable=True)]
     return Pieces(
         where[order],
-        position[order],
+        _at_vertices(position[order], where[order], kept),
         site[order],
         unit[order],
         tuple(sites),
@@ -147,13 +148,26 @@ def _summed(parts: list[dict[str, tuple[Tensor, Tensor]]], paths: int) -> dict[s
     return total
 
 
-def _start(path: Tensor) -> tuple[Rows, Tensor]:
-    """Lay all vertices out as rows, without those that repeat the one before."""
-    paths = len(path)
+def _kept(path: Tensor) -> Tensor:
+    """Tell which vertices do not repeat the one before, `(s, p)`."""
     moves = (path[:, 1:] != path[:, :-1]).flatten(2).any(2)
-    kept = torch.cat([moves.new_ones(paths, 1), moves], 1)
-    where, vertex = kept.nonzero(as_tuple=True)
-    return Rows(where, vertex.to(path.dtype)), path[kept]
+    return torch.cat([moves.new_ones(len(path), 1), moves], 1)
+
+
+def _start(path: Tensor, kept: Tensor) -> tuple[Rows, Tensor]:
+    """Lay all vertices out as rows, without repetitions; positions count those kept."""
+    where, _ = kept.nonzero(as_tuple=True)
+    position = (kept.cumsum(1) - 1)[kept]
+    return Rows(where, position.to(path.dtype)), path[kept]
+
+
+def _at_vertices(position: Tensor, where: Tensor, kept: Tensor) -> Tensor:
+    """Turn positions among the vertices kept into positions among all."""
+    ordinal = kept.cumsum(1) - 1
+    index = torch.arange(kept.shape[1], device=kept.device).expand_as(ordinal)
+    last = torch.zeros_like(index).scatter_reduce(1, ordinal, index, "amax")
+    before = position.floor()
+    return position + (last[where, before.long()] - before)
 
 
 def _halves(rows: Rows, x: Tensor) -> Iterator[tuple[Rows, Tensor]]:

@@ -52,7 +52,8 @@ class Rows:
         to = self.version if to is None else to
         if version == to:
             return values
-        return self._interpolate(values, *self._composed(version, to))
+        by_row = values.unflatten(0, (self.counts[version], -1))  # samples may be cut in parts
+        return self._interpolate(by_row, *self._composed(version, to)).flatten(0, 1)
 
     def _composed(self, version: int, to: int) -> tuple[Tensor, Tensor]:
         """Return the refinements from `version` to `to` as one."""

@@ -215,7 +215,7 @@ class Caching(nn.Module):
         self.calls += 1
         if self.table is None:
             self.table = torch.linspace(0, 1, 4, dtype=x.dtype).sin()
-        return self.head(torch.tanh(self.layer(x * self.table)))
+        return self.head(torch.relu(self.layer(x * self.table)))
 
 
 class Checkpointed(nn.Module):

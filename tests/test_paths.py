@@ -156,6 +156,8 @@ def test_paths_say_what_samples_they_need():
         Ellipse()(x, None, generator())
     with pytest.raises(ValueError, match=r"moves images .* got \(2, 3\): use Segment"):
         Translation()(x, None, generator())
+    with pytest.raises(ValueError, match="a pair takes two samples, but there is 1: use more"):
+        Segment()(x[:1], None, generator())
     with pytest.raises(ValueError, match="no two of the 2 samples are of the same class"):
         Segment("same")(x, torch.arange(2), generator())
     with pytest.raises(ValueError, match="no two of the 2 samples are of different classes"):

@@ -375,7 +375,7 @@ EXPECTED = {
     "pools": ["square", "flat"],
     "normed": ["relu"],
     "tied": ["relu", "relu_2"],
-    "caching": ["tanh"],
+    "caching": ["relu"],
     "custom": ["clamp"],
     "checkpointed": ["body.1", "relu"],
 }

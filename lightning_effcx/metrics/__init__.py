@@ -3,12 +3,13 @@
 from lightning_effcx.metrics.base import PathMetric, SampleMetric
 from lightning_effcx.metrics.fisher_rao import FisherRaoNorm
 from lightning_effcx.metrics.jacobian import JacobianNorm
-from lightning_effcx.metrics.regions import Transitions
+from lightning_effcx.metrics.regions import LinearRegions, Transitions
 from lightning_effcx.metrics.trajectory import TrajectoryLength
 
 __all__ = [
     "FisherRaoNorm",
     "JacobianNorm",
+    "LinearRegions",
     "PathMetric",
     "SampleMetric",
     "TrajectoryLength",

@@ -105,10 +105,11 @@ class PathMetric(SampleMetric):
     """
 
     measure: str
+    by_default: Paths = Segment()
 
     def __init__(self, paths: Paths | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.paths = Segment() if paths is None else paths
+        self.paths = self.by_default if paths is None else paths
 
     @property
     def name(self) -> str:

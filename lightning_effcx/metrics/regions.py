@@ -1,19 +1,28 @@
-r"""Transitions: how often units change their linear piece along a path.
+r"""Linear regions: how many affine pieces the network has along a path, and how often units bend.
 
-The code of a unit is the index of the linear piece of its activation in which its pre-activation
-lies: off or on for ReLU, three for hard tanh. Along the vertices of a path, transitions sum the
-absolute change of all codes between neighbours. A linear network scores 0; one ReLU scores 1 on a
-segment that crosses its hyperplane and 2 on a circle that does. More transitions mean more linear
-regions met, hence a function that bends more often; they rise as a network folds its input to fit,
-and do not see how *much* the slope changes. Cost: one forward pass over all vertices.
+A network of affine and piecewise-linear operations is affine on each of its *activation regions*,
+the sets of inputs on which every unit stays in one linear piece. `linear_regions` counts how many
+of them a path crosses, exactly: one more than there are different knots inside of it. A linear
+network scores 1; one ReLU scores 2 on a segment that crosses its hyperplane; $k$ ReLUs with
+different thresholds score $k + 1$. Repeated, reversed and differently cut paths score the same.
+Cost: about one forward pass over the vertices and knots.
 
-Sampled: what happens between two vertices and is undone there is missed, so this is a lower bound
-that grows with the number of vertices. Curves have no pieces: of tanh, sigmoid, GELU the changes of
-sign are counted. Networks whose nonlinearities are all of another sort have no transitions.
+`transitions` is the sampled sibling for any network. The code of a unit is the index of the linear
+piece of its activation in which its pre-activation lies: off or on for ReLU, three for hard tanh.
+Along the vertices of a path, transitions sum the absolute change of all codes between neighbours.
+What happens between two vertices and is undone there is missed, so this is a lower bound that grows
+with the number of vertices. Curves have no pieces: of tanh, sigmoid, GELU the changes of sign are
+counted. Networks whose nonlinearities are all of another sort have no transitions. Cost: one
+forward pass over all vertices.
+
+Both rise as a network folds its input to fit, and do not see how *much* its slope changes: in
+overparameterised networks density alone says little. Neighbouring regions may share one affine map
+where what differs is not used further on; they count as two.
 
 Raghu, Poole, Kleinberg, Ganguli, Sohl-Dickstein, "On the Expressive Power of Deep Neural Networks",
 ICML 2017; Novak et al., "Sensitivity and Generalization in Neural Networks", ICLR 2018, which
-averages the same count over closed paths near the data.
+averages transitions over closed paths near the data; Hanin and Rolnick, "Complexity of Linear
+Regions in Deep Networks", ICML 2019, which counts activation regions along lines.
 """
 
 import torch
@@ -22,7 +31,25 @@ from torch import Generator, Tensor
 
 from lightning_effcx.metrics.base import PathMetric
 from lightning_effcx.observe import Network
+from lightning_effcx.paths import Segment
+from lightning_effcx.pieces import pieces
 from lightning_effcx.units import Site, listen
+
+
+def linear_regions(network: Network, path: Float[Tensor, "s p ..."]) -> Int[Tensor, " s"]:
+    """Count the activation regions that each path crosses, exactly; not differentiable.
+
+    Args:
+        network: Maps `(n, ...)` to `(n, k)`, treating samples independently, by operations that are
+            affine or piecewise linear in the input. Anything else raises, naming the site.
+        path: The paths; their vertices are no boundaries.
+
+    Example:
+        >>> path = torch.tensor([[[-1.0], [2.0]]])
+        >>> linear_regions(lambda x: torch.relu(x) - torch.relu(x - 1), path)  # kinks at 0 and 1
+        tensor([3])
+    """
+    return pieces(network, path).regions()
 
 
 def transitions(network: Network, path: Float[Tensor, "s p ..."]) -> Int[Tensor, " s"]:
@@ -63,6 +90,25 @@ def transitions_per_site(
             "measure trajectory_length or jacobian_norm instead."
         )
     return found
+
+
+class LinearRegions(PathMetric):
+    """Mean `linear_regions` per path, and the mean number of knots per site.
+
+    Args:
+        paths: Which paths: one of the classes in `lightning_effcx.paths`, or anything like them.
+        **kwargs: `seed`, `chunk`, and the keyword arguments of `torchmetrics.Metric`.
+    """
+
+    measure = "linear_regions"
+    by_default = Segment(points=2)  # what is between is found
+
+    def score(
+        self, network: Network, x: Tensor, y: Tensor | None, generator: Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        del y, generator
+        found = pieces(network, x)
+        return found.regions(), {site: found.transitions(site) for site in found.sites}
 
 
 class Transitions(PathMetric):
