@@ -69,8 +69,16 @@ class Engine(TorchDispatchMode):
     def run(self, network: Network) -> None:
         """Pass all rows through the network."""
         self._measure("input", self.x)
-        with torch.no_grad(), differentiating(), self.names, self:
-            y = network(self.x)
+        try:
+            with torch.no_grad(), differentiating(), self.names, self:
+                y = network(self.x)
+        except RuntimeError as error:
+            if not self.rows.version:
+                raise  # it has nothing to do with the rows that were inserted
+            raise ValueError(
+                "the network does not go on where rows are inserted, probably since it read the "
+                f"batch size before: use -1 for it, or count transitions at the vertices ({error})."
+            ) from error
         for output in tree_leaves(y):
             if isinstance(output, Tensor) and output in self.versions:
                 self._measure("output", self.rows.bring(output, self.versions[output]))

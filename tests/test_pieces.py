@@ -741,3 +741,20 @@ def test_what_decides_by_its_input_or_by_chance_is_refused(network, operation, s
 def test_an_output_that_does_not_depend_on_the_input_is_refused():
     with pytest.raises(ValueError, match="returned no tensor that depends on its input"):
         pieces(lambda x: torch.zeros(len(x), 2), torch.randn(2, 3, 4))
+
+
+def test_a_batch_size_that_cannot_be_corrected_is_named_with_what_to_do():
+    layer = nn.Linear(6, 6)
+
+    def network(x):
+        n = len(x)
+        h = torch.relu(layer(x)).view(n, 2, 3).permute(0, 2, 1)
+        return h.reshape(n, 6)  # refused before it can be corrected, since this copies
+
+    with pytest.raises(ValueError, match="read the batch size before: use -1 for it, or count"):
+        pieces(network, torch.randn(3, 2, 6))
+
+
+def test_an_error_of_the_network_itself_stays_what_it_is():
+    with pytest.raises(RuntimeError, match="shape"):
+        pieces(nn.Linear(5, 2), torch.randn(3, 2, 6))

@@ -85,8 +85,9 @@ def transitions_per_site(
     with torch.no_grad():
         listen(network, path.flatten(0, 1), count)
     if others and not found:
+        some = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")  # noqa: PLR2004
         raise ValueError(
-            f"no unit of this network has a code, its nonlinearities being {', '.join(others)}: "
+            f"no unit of this network has a code, its nonlinearities being {some}: "
             "measure trajectory_length or jacobian_norm instead."
         )
     return found

@@ -209,6 +209,9 @@ def test_a_network_of_another_sort_has_no_transitions():
     message = r"being 1 \(native_layer_norm\), 2 \(softmax\): measure trajectory_length or jacobian"
     with pytest.raises(ValueError, match=message):
         transitions(network, torch.randn(2, 5, 3))
+    deep = nn.Sequential(*(nn.LayerNorm(3) for _ in range(5)))
+    with pytest.raises(ValueError, match=r"being 0 \(native_layer_norm\), .*, 2 \(.*\), \.\.\.: "):
+        transitions(deep, torch.randn(2, 5, 3))
     with pytest.raises(ValueError, match="no unit of this network has a code"):
         Transitions(Segment(count=2)).update(network, torch.randn(6, 3))
 
