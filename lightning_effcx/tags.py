@@ -8,7 +8,8 @@ effcx/seconds/<measure>[/<variant>]      what it cost to compute, in seconds
 effcx_bands/<measure>[/<variant>]/lower  one standard error below the value, and `upper` above it:
                                          TensorBoard draws bands from curves only
 ```
-`<measure>[/<variant>]` is the *name* of a metric. Every logger takes these characters.
+`<measure>[/<variant>]` is the *name* of a metric; one that computes several statistics has them as
+variants, such as `activation_patterns/dead`. Every logger takes these characters.
 """
 
 import re

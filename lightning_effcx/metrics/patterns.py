@@ -1,0 +1,172 @@
+r"""Activation patterns: which linear piece each unit is in, and how often samples share them all.
+
+The code of a unit at a sample is the number of kinks below its pre-activation: off or on for ReLU,
+three for hard tanh; of a choice, such as max pooling, the index of the winner. All codes of a
+sample are its pattern, which tells its activation region. `ActivationPatterns` counts the distinct
+patterns among the samples, between 1, for a linear piece that holds all data, and their number.
+Where every sample has its own pattern the count says no more than that: it is `/saturated`, 1 or 0,
+and more samples, or their mean distance, tell networks apart. Beside it:
+
+* `/dead`: units that stay below their lowest kink for all samples; `/always_on`: that stay above.
+* `/hamming`: by how much the codes of two different samples differ on average over all pairs,
+  summed over units; choices are left out. 0 where all samples share a pattern, and half the number
+  of units where ReLUs are on or off at random.
+
+Distinct patterns rise, and units die, as training specialises them. Rescaling a ReLU unit, and
+every invertible affine map of the input, change nothing. Curves have no codes and are left out; of
+a network with curves only there are no patterns. Cost: one forward pass.
+
+Hanin, Rolnick, "Deep ReLU Networks Have Surprisingly Few Activation Patterns", NeurIPS 2019. There
+patterns are counted in space, here among samples. Rows are compared by a hash of 64 bits: two of a
+million different patterns are taken for one with a chance of less than one in a thousand.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from lightning_effcx.observe import Network, observing
+from lightning_effcx.units import Site, listen
+
+
+def activation_patterns(network: Network, x: Float[Tensor, "n ..."]) -> Int[Tensor, "n u"]:
+    """Code of every unit that has kinks or chooses, at each sample; not differentiable.
+
+    Args:
+        network: Maps `(n, ...)` to `(n, k)`, treating samples independently.
+        x: The samples.
+
+    Example:
+        >>> x = torch.tensor([[-2.0, 0.5], [0.5, 3.0]])
+        >>> activation_patterns(torch.nn.Hardtanh(), x)  # kinks at -1 and 1
+        tensor([[0, 1],
+                [1, 2]])
+    """
+    found: list[Tensor] = []
+
+    def keep(site: Site) -> None:
+        found.append(_above(site).long().sum(1) if site.choice is None else site.choice)
+
+    _listen_to_codes(network, x, keep)
+    return torch.cat(found, 1)
+
+
+def _listen_to_codes(network: Network, x: Tensor, hear: Callable[[Site], None]) -> None:
+    """Let the sites be heard that have codes, or say why there are none."""
+    others: list[str] = []
+    heard: list[str] = []
+
+    def sort(site: Site) -> None:
+        if site.kind != "piecewise linear":
+            others.append(f"{site.name} ({site.operation})")
+            return
+        heard.append(site.name)
+        hear(site)
+
+    with torch.no_grad():
+        listen(network, x, sort)
+    if not heard:
+        some = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")  # noqa: PLR2004
+        raise ValueError(
+            f"no unit of this network has a kink, its nonlinearities being {some or 'none'}: "
+            "measure trajectory_length or jacobian_norm instead."
+        )
+
+
+def _above(site: Site) -> Tensor:
+    """Whether each unit is above each kink, `(n, kinks, u)`."""
+    return torch.stack([site.z > kink for kink in site.kinks], 1)
+
+
+class ActivationPatterns(Metric):
+    """Distinct `activation_patterns` among the samples seen, and what units do in them.
+
+    Nothing grows with the samples but one number for each: the hash of its pattern.
+
+    Args:
+        chunk: Rows that the network evaluates at once.
+        **kwargs: The keyword arguments of `torchmetrics.Metric`.
+    """
+
+    is_differentiable = False
+    higher_is_better = None
+    full_state_update = False
+    name = "activation_patterns"
+
+    hashes: list[Tensor]
+    above: list[Tensor]
+
+    def __init__(self, *, chunk: int = 1024, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if chunk < 1:
+            raise ValueError(f"chunk={chunk}: expected at least 1 row.")
+        self.chunk = chunk
+        # How many kinks and units each site has whose units are counted.
+        self.shapes: tuple[tuple[int, int], ...] = ()
+        self.add_state("hashes", default=[], dist_reduce_fx="cat")
+        self.add_state("above", default=[], dist_reduce_fx="cat")
+        # A MetricCollection shares one state among metrics whose states agree after the first
+        # batch, which two counts easily do by chance. NaN agrees with nothing, itself included.
+        self.add_state("unshared", default=torch.tensor(torch.nan), dist_reduce_fx="mean")
+
+    def update(self, network: Network, x: Tensor, y: Tensor | None = None) -> None:
+        """Take the patterns of the samples `x`, `(n, ...)`, under the network as it is now."""
+        del y
+        with observing(network):
+            for part in x.detach().clone().split(self.chunk):
+                self._add(network, part)
+
+    def _add(self, network: Network, x: Tensor) -> None:
+        hashes = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        counts: list[Tensor] = []
+        shapes: list[tuple[int, int]] = []
+        # The same factors for every batch, device and process.
+        generator = torch.Generator().manual_seed(0)
+
+        def take(site: Site) -> None:
+            if site.choice is None:
+                above = _above(site)
+                codes = above.long().sum(1)
+                counts.append(above.sum(0).flatten())
+                shapes.append((above.shape[1], above.shape[2]))
+            else:
+                codes = site.choice
+            lowest, most = torch.iinfo(torch.long).min, torch.iinfo(torch.long).max
+            factors = torch.randint(lowest, most, codes.shape[1:], generator=generator)
+            hashes.add_((codes * factors.to(codes.device)).sum(1))  # modulo 2^64
+
+        _listen_to_codes(network, x, take)
+        self.shapes = tuple(shapes)
+        self.hashes = [*self.hashes, hashes]
+        if counts:
+            self.above = [sum(self.above, torch.cat(counts)[None])]
+
+    def compute(self) -> dict[str, Tensor]:
+        """Distinct patterns, whether they saturate, dead and always-on units, mean distance."""
+        hashes = dim_zero_cat(self.hashes)
+        samples, distinct = len(hashes), len(hashes.unique())
+        found = {"": float(distinct), "/saturated": float(distinct == samples)}
+        if self.shapes:
+            above = dim_zero_cat(self.above).sum(0)  # how many samples, by site, kink and unit
+            sites = above.split([kinks * units for kinks, units in self.shapes])
+            lowest = torch.cat(
+                [s[:units] for s, (_, units) in zip(sites, self.shapes, strict=True)]
+            )
+            found["/dead"] = float((lowest == 0).sum())
+            found["/always_on"] = float((lowest == samples).sum())
+            if samples > 1:
+                differing = (above * (samples - above)).sum()  # ordered pairs, one above, one not
+                found["/hamming"] = float(differing) * 2 / (samples * (samples - 1))
+        return {
+            self.name + suffix: torch.tensor(value, device=hashes.device)
+            for suffix, value in found.items()
+        }
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Plot one or more results of `compute`; see `torchmetrics.Metric.plot`."""
+        return self._plot(val, ax)
