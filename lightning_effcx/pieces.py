@@ -99,8 +99,9 @@ def pieces(
     network = _in_precision(network, dtype)
     found: list[Engine] = []
     sites: dict[str, int] = {}
-    kept = _kept(path.to(dtype))
-    jobs = [_start(path.to(dtype), kept)]
+    path = path.to(dtype)
+    kept = _kept(path)
+    jobs = [_start(path, kept)]
     while jobs:
         rows, x = jobs.pop()
         engine = Engine(rows, x, sites, budget, measure)

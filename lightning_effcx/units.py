@@ -116,6 +116,15 @@ def units(network: Network, x: Tensor) -> dict[str, Site]:
     return sites
 
 
+def without_units(that_have: str, others: list[str]) -> ValueError:
+    """Return the error of a measure that finds no units of its sort, but `others` by name."""
+    some = (", ".join(others[:3]) or "none") + (", ..." if len(others) > 3 else "")  # noqa: PLR2004
+    return ValueError(
+        f"no unit of this network has {that_have}, its nonlinearities being {some}: "
+        "measure trajectory_length or jacobian_norm instead."
+    )
+
+
 class _Listener(TorchDispatchMode):
     """Sees every operation, follows what depends on `x`, and announces what is not linear."""
 

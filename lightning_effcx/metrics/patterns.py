@@ -31,7 +31,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from lightning_effcx.observe import Network, observing
-from lightning_effcx.units import Site, listen
+from lightning_effcx.units import Site, listen, without_units
 
 
 def activation_patterns(network: Network, x: Float[Tensor, "n ..."]) -> Int[Tensor, "n u"]:
@@ -71,11 +71,7 @@ def _listen_to_codes(network: Network, x: Tensor, hear: Callable[[Site], None]) 
     with torch.no_grad():
         listen(network, x, sort)
     if not heard:
-        some = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")  # noqa: PLR2004
-        raise ValueError(
-            f"no unit of this network has a kink, its nonlinearities being {some or 'none'}: "
-            "measure trajectory_length or jacobian_norm instead."
-        )
+        raise without_units("a kink", others)
 
 
 def _above(site: Site) -> Tensor:

@@ -33,7 +33,7 @@ from lightning_effcx.metrics.base import PathMetric
 from lightning_effcx.observe import Network
 from lightning_effcx.paths import Segment
 from lightning_effcx.pieces import pieces
-from lightning_effcx.units import Site, listen
+from lightning_effcx.units import Site, listen, without_units
 
 
 def linear_regions(network: Network, path: Float[Tensor, "s p ..."]) -> Int[Tensor, " s"]:
@@ -85,11 +85,7 @@ def transitions_per_site(
     with torch.no_grad():
         listen(network, path.flatten(0, 1), count)
     if others and not found:
-        some = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")  # noqa: PLR2004
-        raise ValueError(
-            f"no unit of this network has a code, its nonlinearities being {some}: "
-            "measure trajectory_length or jacobian_norm instead."
-        )
+        raise without_units("a code", others)
     return found
 
 

@@ -72,7 +72,11 @@ def test_twenty_groups_differ_in_colour_or_dashes():
 
 def test_values_that_are_not_finite_leave_a_hole(tmp_path):
     runs = [made("a", effcx__m={0: 1.0, 1: math.nan, 2: math.inf, 3: 1.0})]
-    save_plot(plot_runs(compare_runs(runs)), tmp_path / "plot.png")
+    figure = plot_runs(compare_runs(runs))
+    (line,) = figure.axes[0].get_lines()
+    assert np.isfinite(line.get_ydata()).tolist() == [True, False, False, True]
+    save_plot(figure, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 0
 
 
 def test_a_comparison_without_curves_cannot_be_plotted():
