@@ -6,8 +6,8 @@ rows are inserted where units pass a kink, and there the unit is set to the kink
 rounding makes no second crossing.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,24 +15,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
-from lightning_effcx.batches import mixes_samples
+from lightning_effcx.batches import mixes_samples, mixing
+from lightning_effcx.envelope import overtakings, successions
 from lightning_effcx.observe import Network, differentiating
-from lightning_effcx.operations import FRESH, Operation, nonlinearity
+from lightning_effcx.operations import FRESH, Operation, check_continuous, nonlinearity
 from lightning_effcx.rows import Rows
 from lightning_effcx.sites import SiteNames
 
-Measure: TypeAlias = Callable[[Tensor], Tensor]
-"""Maps values `(r, v)` at rows to one number for each interval between neighbours, `(r - 1,)`."""
+Measure: TypeAlias = Callable[[str, Rows, Tensor], Tensor | None]
+"""Maps a site, the rows so far and its values `(r, v)` there, which are affine between them, to one
+number for each interval between neighbours, `(r - 1,)`; or to `None` where it is not concerned."""
 
-_TIE = 1e-12  # relative: inputs of a maximum that differ by less are equal
 _SIZED = frozenset(
     {"expand", "new_full", "new_ones", "new_zeros", "reshape", "unsafe_view", "view"}
-)
-_MAXIMA = frozenset(
-    """
-    adaptive_max_pool2d adaptive_max_pool3d amax amin max max_pool2d_with_indices
-    max_pool3d_with_indices min
-    """.split()
 )
 _ANSWERS = frozenset({"eq", "equal", "local_scalar_dense", "ne"})  # what control flow asks for
 _SHORTEST = 1e-9  # of a segment: shorter ones are not cut again, whatever the budget
@@ -42,17 +37,32 @@ class TooLargeError(Exception):
     """The activations at all rows take more than the budget."""
 
 
+class Knots(NamedTuple):
+    """Where units bend, one entry each: the rows there, sites, units, and which of their kinks."""
+
+    row: Tensor
+    site: Tensor
+    unit: Tensor
+    kink: Tensor
+
+
 class Engine(TorchDispatchMode):
     """One pass of a network over rows.
 
     Attributes:
         rows: The rows as they are refined.
-        knots: For each site that has some: paths, positions, site and units.
-        measured: What `measure` gave at each site and at `output`, summed on each path.
+        measured: What `measure` gave, and on which paths, at `input`, each site, and `output`.
     """
 
-    def __init__(
-        self, rows: Rows, x: Tensor, sites: dict[str, int], budget: int, measure: Measure | None
+    def __init__(  # noqa: PLR0913 what one pass is told
+        self,
+        rows: Rows,
+        x: Tensor,
+        sites: dict[str, int],
+        *,
+        budget: int,
+        measure: Measure | None = None,
+        keep: Collection[str] = (),
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.rows = Rows(rows.path, rows.position)
@@ -61,8 +71,10 @@ class Engine(TorchDispatchMode):
         self.budget = budget
         self.measure = measure
         self.names = SiteNames()
-        self.knots: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         self.measured: dict[str, tuple[Tensor, Tensor]] = {}
+        self._knots: list[tuple[Knots, int]] = []  # with the version that they count rows at
+        self._keep = keep
+        self._kept: dict[str, tuple[Tensor, int]] = {}
         self.versions = WeakIdKeyDictionary()  # of the tensors that depend on x
         self.versions[self.x] = 0
 
@@ -77,13 +89,26 @@ class Engine(TorchDispatchMode):
                 raise  # it has nothing to do with the rows that were inserted
             raise ValueError(
                 "the network does not go on where rows are inserted, probably since it read the "
-                f"batch size before: use -1 for it, or count transitions at the vertices ({error})."
+                f"batch size before: use -1 for it, or count transitions instead ({error})."
             ) from error
         for output in tree_leaves(y):
             if isinstance(output, Tensor) and output in self.versions:
                 self._measure("output", self.rows.bring(output, self.versions[output]))
                 return
         raise ValueError("the network returned no tensor that depends on its input.")
+
+    def knots(self) -> Knots:
+        """Return all knots found, by the rows of now."""
+        nothing = torch.zeros(0, dtype=torch.long, device=self.x.device)
+        found = [(nothing,) * 4]
+        for knots, version in self._knots:
+            found.append((self.rows.moved(knots.row, version), *knots[1:]))
+        return Knots(*(torch.cat(column) for column in zip(*found, strict=True)))
+
+    def values(self) -> dict[str, Tensor]:
+        """Return the values of the sites to keep at the rows of now, `(r, v)`."""
+        brought = {name: self.rows.bring(*kept) for name, kept in self._kept.items()}
+        return {name: self._by_row(values) for name, values in brought.items()}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -96,14 +121,9 @@ class Engine(TorchDispatchMode):
         if operation is None:
             return self._affine(func, args, kwargs)
         name = self.names.name(operation.name)
-        other = operation.kind != "piecewise linear" or operation.jumps
-        if other or (operation.chooses and operation.name not in _MAXIMA):
-            raise ValueError(
-                f"site {name!r} ({operation.name}) is not continuous and piecewise linear, so the "
-                "network has no linear regions: count transitions at the vertices instead."
-            )
+        check_continuous(name, operation)
         if operation.chooses and _is_across_samples(operation):
-            raise ValueError(_mixed(name))
+            raise mixing(name)
         self._fit(len(self.rows.path))
         self.sites.setdefault(name, len(self.sites))
         run = self._choose if operation.chooses else self._bend
@@ -144,7 +164,7 @@ class Engine(TorchDispatchMode):
             if tensor.is_floating_point() or tensor.is_complex():
                 # Samples may be in parts: linear layers cut those of several dimensions.
                 if not tensor.dim() or len(tensor) % self.rows.counts[version]:
-                    raise ValueError(_mixed(name))
+                    raise mixing(name)
                 self.versions[tensor] = version
         return out
 
@@ -176,13 +196,12 @@ class Engine(TorchDispatchMode):
         if operator in _ANSWERS or operator.startswith("rand") or _to_integers(func, kwargs):
             raise ValueError(
                 f"{operator!r} lets what the network does depend on its input, or on chance, in "
-                "ways that are not continuous and piecewise linear: count transitions at the "
-                "vertices instead."
+                "ways that are not continuous and piecewise linear: count transitions instead."
             )
         if "out" in kwargs:
             self._overwrite(None, kwargs["out"], operator, 0)
         if mixes_samples(func, args, self._depends):
-            raise ValueError(_mixed(operator))
+            raise mixing(operator)
         used = [a for a in tree_leaves((args, kwargs)) if self._depends(a)]
         version = max(self.versions[a] for a in used)
         given, named = self._bring((args, kwargs), version)
@@ -214,14 +233,14 @@ class Engine(TorchDispatchMode):
     def _bend(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Tensor:
         given, named = self._bring((args, kwargs), self.rows.version)
         operation = self._read(func, given, named)
-        left, unit, kink, fraction = self._crossings(
-            self._by_row(operation.z), operation.kinks, name
-        )
+        z, kinks = self._by_row(operation.z), operation.kinks
+        left, unit, kink, fraction = self._crossings(z, kinks, name)
         if len(left):
             new = self._insert(left, fraction)
-            self._record(name, new, unit)
+            self._record(name, new, unit, kink)
             given, named = self._bring((given, named), self.rows.version)
-            pinned = self._pinned(self._read(func, given, named), given[0], new, unit, kink)
+            at = torch.tensor(kinks).to(z)[kink]
+            pinned = self._pinned(self._read(func, given, named), given[0], new, unit, at)
             given = (pinned, *given[1:])
         return func(*given, **named)
 
@@ -240,29 +259,32 @@ class Engine(TorchDispatchMode):
         """
         joined = self.rows.joined()
         found = []
-        for kink in kinks:
+        for index, kink in enumerate(kinks):
             above = z > kink
             left, unit = (above[1:] != above[:-1]).nonzero(as_tuple=True)
             inside = joined[left]
             left, unit = left[inside], unit[inside]
             start, end = z[left, unit], z[left + 1, unit]
             between = (start != kink) & (end != kink)
-            self._record_on_kink(name, above, left[~between], unit[~between], end[~between] == kink)
+            row, on_kink = self._on_kink(
+                above, left[~between], unit[~between], end[~between] == kink
+            )
+            self._record(name, row, on_kink, torch.full_like(row, index))
             left, unit, start, end = (t[between] for t in (left, unit, start, end))
-            found.append((left, unit, torch.full_like(start, kink), (kink - start) / (end - start)))
-        left, unit, at, fraction = (torch.cat(column) for column in zip(*found, strict=True))
-        return left, unit, at, fraction
+            found.append((left, unit, torch.full_like(left, index), (kink - start) / (end - start)))
+        left, unit, which, fraction = (torch.cat(column) for column in zip(*found, strict=True))
+        return left, unit, which, fraction
 
-    def _record_on_kink(
-        self, name: str, above: Tensor, left: Tensor, unit: Tensor, ends: Tensor
-    ) -> None:
-        """Record units that are on a kink at a row, after they were above it, or before."""
+    def _on_kink(
+        self, above: Tensor, left: Tensor, unit: Tensor, ends: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return rows and units that are on a kink there, after they were above it, or before."""
         row = left + ends.long()
         beyond = row + 2 * ends.long() - 1  # the neighbour on the other side
         joined = (beyond >= 0) & (beyond < len(above))
         row, unit, beyond = row[joined], unit[joined], beyond[joined]
         passes = (self.rows.path[row] == self.rows.path[beyond]) & ~above[beyond, unit]
-        self._record(name, row[passes], unit[passes])
+        return row[passes], unit[passes]
 
     def _pinned(
         self, operation: Operation, first: Tensor, rows: Tensor, unit: Tensor, kink: Tensor
@@ -277,48 +299,22 @@ class Engine(TorchDispatchMode):
         return pinned
 
     def _choose(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:
-        """Refine until, in every window, the winner changes at ties only: an upper envelope.
-
-        Between two rows the winners at both ends meet where a third may be ahead of them, so this
-        takes a few rounds.
-        """
+        """Refine until the winner of every window changes at ties only."""
         given, named = self._bring((args, kwargs), self.rows.version)
         while True:
             out = func(*given, **named)
-            left, fraction = self._overtakings(self._read(func, given, named), out)
+            left, fraction = overtakings(self._read(func, given, named), out, self.rows)
             if not len(left):
                 break
-            self._insert(*_distinct(left, fraction))
+            self._insert(left, fraction)
             given, named = self._bring((given, named), self.rows.version)
-        between = tree_map(lambda a: self._between(a) if self._depends(a) else a, (given, named))
-        self._record(name, *self._successions(func, *between))
-        return out
-
-    def _overtakings(self, operation: Operation, out: Any) -> tuple[Tensor, Tensor]:
-        """Return after which rows, and how far, the winner at a row falls behind the next one's."""
-        values, winners = _contest(operation, out, len(self.rows.path))
-        changes = (winners[1:] != winners[:-1]) & self.rows.joined()[:, None, None]
-        left, group, window = changes.nonzero(as_tuple=True)
-        ahead, behind, real = _overtaken(values, winners, left, group, window)
-        return left[real], (ahead / (ahead + behind))[real]
-
-    def _successions(
-        self, func: Any, between: tuple[Any, ...], named: dict[str, Any]
-    ) -> tuple[Tensor, Tensor]:
-        """Return rows and windows where one winner follows another, each ahead on its side."""
-        for tensor in tree_leaves((between, named)):
-            if isinstance(tensor, Tensor) and tensor.is_floating_point():
-                self.versions[tensor] = self.rows.version
+        between, named = tree_map(
+            lambda a: self._between(a) if self._depends(a) else a, (given, named)
+        )
         operation = self._read(func, between, named)
-        values, winners = _contest(operation, func(*between, **named), len(self.rows.path) - 1)
-        apart = self.rows.joined() & (self.rows.position.diff() > _TIE)
-        (left,) = apart.nonzero(as_tuple=True)  # where rows coincide, nobody is ahead
-        values, winners = values[left], winners[left]
-        path = self.rows.path[left]
-        changes = (winners[1:] != winners[:-1]) & (path[1:] == path[:-1])[:, None, None]
-        row, group, window = changes.nonzero(as_tuple=True)
-        _, _, real = _overtaken(values, winners, row, group, window)
-        return left[row[real]] + 1, (group * winners.shape[2] + window)[real]
+        row, window = successions(operation, func(*between, **named), self.rows)
+        self._record(name, row, window, torch.zeros_like(window))
+        return out
 
     # -- rows
 
@@ -328,7 +324,9 @@ class Engine(TorchDispatchMode):
     def _between(self, values: Tensor) -> Tensor:
         """Return what stands in the middle between neighbouring rows."""
         by_row = self._by_row(values)
-        return ((by_row[1:] + by_row[:-1]) / 2).reshape(-1, *values.shape[1:])
+        between = ((by_row[1:] + by_row[:-1]) / 2).reshape(-1, *values.shape[1:])
+        self.versions[between] = self.rows.version
+        return between
 
     def _insert(self, left: Tensor, fraction: Tensor) -> Tensor:
         self._fit(len(self.rows.path) + len(left))
@@ -342,48 +340,18 @@ class Engine(TorchDispatchMode):
         if count * per_row > self.budget and (apart or self.rows.path[0] != self.rows.path[-1]):
             raise TooLargeError
 
-    def _record(self, name: str, rows: Tensor, unit: Tensor) -> None:
+    def _record(self, name: str, rows: Tensor, unit: Tensor, kink: Tensor) -> None:
         site = torch.full_like(unit, self.sites[name])
-        self.knots.append((self.rows.path[rows], self.rows.position[rows], site, unit))
+        self._knots.append((Knots(rows, site, unit, kink), self.rows.version))
 
     def _measure(self, name: str, values: Tensor) -> None:
+        if name in self._keep:
+            self._kept[name] = values.detach(), self.rows.version  # the network may write there
         if self.measure is not None:
-            joined = self.rows.joined()
-            measured = self.measure(values.reshape(len(joined) + 1, -1))[joined]
-            self.measured[name] = self.rows.path[1:][joined], measured
-
-
-def _overtaken(
-    values: Tensor, winners: Tensor, row: Tensor, group: Tensor, window: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return by how much each winner is ahead of the other where it wins, and whether both are."""
-    first, second = winners[row, group, window], winners[row + 1, group, window]
-    ahead = values[row, group, first] - values[row, group, second]
-    behind = values[row + 1, group, second] - values[row + 1, group, first]
-    # Where they tie at zero, their own size says nothing about rounding.
-    size = values[row, group, first].abs() + values[row + 1, group, second].abs()
-    tie = _TIE * (size + ahead + behind)
-    return ahead, behind, (ahead > tie) & (behind > tie)
-
-
-def _contest(operation: Operation, out: Any, rows: int) -> tuple[Tensor, Tensor]:
-    """Return who takes part, `(r, groups, elements)`, and who wins, `(r, groups, windows)`."""
-    z = -operation.z if operation.name in {"min", "amin"} else operation.z
-    if "pool" in operation.name:
-        grid = -3 if "3d" in operation.name else -2
-        values, winners = z.flatten(grid), out[1].flatten(grid)
-        values = values.reshape(rows, -1, values.shape[-1])
-        return values, winners.reshape(rows, -1, winners.shape[-1])
-    last = tuple(range(-len(operation.dims), 0))
-    values = z.movedim(operation.dims, last).flatten(-len(last))
-    values = values.reshape(rows, -1, values.shape[-1])
-    return values, values.argmax(2, keepdim=True)
-
-
-def _distinct(left: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor]:
-    """Drop repetitions: neighbouring windows see the same tie."""
-    both = torch.stack([left.to(fraction.dtype), fraction], 1).unique(dim=0)
-    return both[:, 0].long(), both[:, 1]
+            measured = self.measure(name, self.rows, self._by_row(values))
+            if measured is not None:
+                joined = self.rows.joined()
+                self.measured[name] = self.rows.path[1:][joined], measured[joined]
 
 
 def _is_across_samples(choice: Operation) -> bool:
@@ -405,10 +373,3 @@ def _is_whole(tensor: Tensor, other: Tensor) -> bool:
     contiguous = tensor.is_contiguous() and other.is_contiguous()
     same_place = tensor.storage_offset() == other.storage_offset()
     return contiguous and same_place and tensor.numel() == other.numel()
-
-
-def _mixed(name: str) -> str:
-    return (
-        f"site {name!r} moves, joins or parts samples, expected operations that treat each sample "
-        "by itself: count transitions at the vertices instead."
-    )

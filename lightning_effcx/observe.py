@@ -36,6 +36,18 @@ def evaluate(network: Network, x: Tensor) -> Tensor:
     return y
 
 
+def in_precision(network: Network, dtype: torch.dtype) -> Network:
+    """Give a module its parameters and buffers in another precision, for the time of a call.
+
+    Other callables, and scripted modules, are returned as they are.
+    """
+    if not isinstance(network, nn.Module) or isinstance(network, torch.jit.ScriptModule):
+        return network
+    own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    cast = {k: v.detach().to(dtype) for k, v in own.items() if v.is_floating_point()}
+    return lambda x: torch.func.functional_call(network, cast, (x,))
+
+
 @contextmanager
 def differentiating() -> Iterator[None]:
     """Make every derivative work: autograd, forward mode and double backward, also in attention.

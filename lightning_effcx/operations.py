@@ -51,11 +51,15 @@ _FACTORS = {
 _MODIFIERS = {"div": 1, "grid_sampler_2d": 1, "grid_sampler_3d": 1, "lerp": 2}
 _BATCH_NORMS = frozenset({"native_batch_norm", "native_batch_norm_legit", "cudnn_batch_norm"})
 _BATCH_NORMS_IN_EVAL = frozenset({"native_batch_norm_legit_no_training"})
-_CHOICES = frozenset(
+_MAXIMA = frozenset(
     """
-    adaptive_max_pool2d adaptive_max_pool3d amax amin cummax cummin fractional_max_pool2d
-    fractional_max_pool3d kthvalue max max_pool2d_with_indices max_pool3d_with_indices median min
-    nanmedian sort topk
+    adaptive_max_pool2d adaptive_max_pool3d amax amin max max_pool2d_with_indices
+    max_pool3d_with_indices min
+    """.split()
+)
+_CHOICES = _MAXIMA | frozenset(
+    """
+    cummax cummin fractional_max_pool2d fractional_max_pool3d kthvalue median nanmedian sort topk
     """.split()
 )
 # A kink is a number, or the name of the argument that holds it.
@@ -162,3 +166,13 @@ def _bend(name: str, given: dict[str, Any]) -> Operation:
     if isinstance(bound, Tensor) and not more:
         return Operation(name, "piecewise linear", z - bound, (0.0,), bound=bound, jumps=jumps)
     return Operation(name, "other", z)  # clamped between two tensors
+
+
+def check_continuous(name: str, operation: Operation) -> None:
+    """Refuse what would leave the network without linear regions, or with hidden ones."""
+    bends = operation.kind == "piecewise linear" and not operation.jumps
+    if not bends or (operation.chooses and operation.name not in _MAXIMA):
+        raise ValueError(
+            f"site {name!r} ({operation.name}) is not continuous and piecewise linear, so the "
+            "network has no linear regions: count transitions instead."
+        )

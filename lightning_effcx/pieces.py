@@ -16,15 +16,15 @@ the exact line restrictions of Sotoudeh and Thakur, "Computing Linear Restrictio
 Networks", NeurIPS 2019, are for sequences of layers; here any graph of operations will do.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_effcx.engine import Engine, Measure, TooLargeError
-from lightning_effcx.observe import Network
+from lightning_effcx.observe import Network, in_precision
 from lightning_effcx.rows import Rows
 
 BUDGET = 2**28
@@ -41,19 +41,25 @@ class Pieces:
         path: The index of the path, `(k,)`; ascending.
         position: Where on it: the index of a vertex, plus the fraction of the way to the next,
             `(k,)`; ascending on each path.
+        arc_length: Where on it: the length of the path from its start, in units of input, `(k,)`.
         site: The index in `sites` of the nonlinearity, `(k,)`.
         unit: The index of the unit among those of its site, flattened, `(k,)`.
+        kink: Which of its kinks, in ascending order, the unit is at, `(k,)`; 0 for a choice.
         sites: The names of the nonlinearities, in order of execution.
         paths: How many paths there are.
+        values: For each site to keep, its outputs at the knots, flattened, `(k, v)`.
         measured: For each site, and `input` and `output`, what was measured on each path, `(s,)`.
     """
 
     path: Tensor
     position: Tensor
+    arc_length: Tensor
     site: Tensor
     unit: Tensor
+    kink: Tensor
     sites: tuple[str, ...]
     paths: int
+    values: dict[str, Tensor]
     measured: dict[str, Tensor]
 
     def transitions(self, site: str | None = None) -> Int[Tensor, " s"]:
@@ -70,12 +76,13 @@ class Pieces:
         return 1 + self.path[first].bincount(minlength=self.paths)
 
 
-def pieces(
+def pieces(  # noqa: PLR0913 each is one thing that users may choose
     network: Network,
     path: Float[Tensor, "s p ..."],
     *,
     dtype: torch.dtype = torch.float64,
     budget: int = BUDGET,
+    keep: Collection[str] = (),
     measure: Measure | None = None,
 ) -> Pieces:
     """Find every knot of `network` on each path; not differentiable.
@@ -87,16 +94,19 @@ def pieces(
         dtype: The precision of the pass, to which parameters are cast as they are met.
         budget: Bytes that activations may take. Paths whose knots need more are cut, and their
             parts done one after the other.
-        measure: Maps the values `(r, v)` of a site at rows, between which they are affine, to a
-            number for each interval, `(r - 1,)`; these are summed up in `measured`.
+        keep: The sites, or `input` or `output`, whose values at the knots are wanted. They take
+            memory that grows with the number of knots.
+        measure: Given a site's name, rows, and its values `(r, v)` there, between which they are
+            affine, returns a number for each interval, `(r - 1,)`; these are summed up in
+            `measured`.
 
     Example:
         >>> path = torch.tensor([[[-1.0], [3.0]]])
-        >>> found = pieces(lambda x: torch.relu(x).clamp(max=1), path)
-        >>> found.position  # the kinks at 0 and 1
-        tensor([0.2500, 0.5000], dtype=torch.float64)
+        >>> found = pieces(lambda x: torch.relu(x).clamp(max=1), path, keep=["output"])
+        >>> found.arc_length, found.values["output"].flatten()  # the kinks at 0 and 1
+        (tensor([1., 2.], dtype=torch.float64), tensor([0., 1.], dtype=torch.float64))
     """
-    network = _in_precision(network, dtype)
+    network = in_precision(network, dtype)
     found: list[Engine] = []
     sites: dict[str, int] = {}
     path = path.to(dtype)
@@ -104,40 +114,60 @@ def pieces(
     jobs = [_start(path, kept)]
     while jobs:
         rows, x = jobs.pop()
-        engine = Engine(rows, x, sites, budget, measure)
+        engine = Engine(rows, x, sites, budget=budget, measure=measure, keep=keep)
         try:
             engine.run(network)
         except TooLargeError:
             jobs += list(_halves(rows, x))[::-1]
         else:
             found.append(engine)
-    nothing = torch.zeros(0, dtype=torch.long, device=path.device)
-    entries = [(nothing, nothing.to(dtype), nothing, nothing)]
-    entries += [entry for engine in found for entry in engine.knots]
-    where, position, site, unit = (torch.cat(column) for column in zip(*entries, strict=True))
+    return _gathered(found, path, kept, tuple(sites), keep)
+
+
+def _gathered(
+    parts: list[Engine],
+    path: Tensor,
+    kept: Tensor,
+    sites: tuple[str, ...],
+    keep: Collection[str],
+) -> Pieces:
+    """Join what was found on parts of the paths, in order."""
+    known = {"input", *sites, "output"}
+    for name in keep:
+        if name not in known:
+            raise ValueError(f"keep has {name!r}, expected some of {', '.join(sorted(known))}.")
+    knots = [part.knots() for part in parts]
+    rows = [(p.rows.path[k.row], p.rows.position[k.row]) for p, k in zip(parts, knots, strict=True)]
+    where, position = (torch.cat(column) for column in zip(*rows, strict=True))
     order = position.argsort(stable=True)
     order = order[where[order].argsort(stable=True)]
+    where, position = where[order], _at_vertices(position[order], where[order], kept)
+    _, site, unit, kink = (torch.cat(column)[order] for column in zip(*knots, strict=True))
+    values = [part.values() for part in parts]
     return Pieces(
-        where[order],
-        _at_vertices(position[order], where[order], kept),
-        site[order],
-        unit[order],
-        tuple(sites),
+        where,
+        position,
+        _arc_length(path, where, position),
+        site,
+        unit,
+        kink,
+        sites,
         len(path),
-        _summed([engine.measured for engine in found], len(path)),
+        {
+            name: torch.cat([v[name][k.row] for v, k in zip(values, knots, strict=True)])[order]
+            for name in keep
+        },
+        _summed([part.measured for part in parts], len(path)),
     )
 
 
-def _in_precision(network: Network, dtype: torch.dtype) -> Network:
-    """Give a module its parameters and buffers in another precision, for the time of a call.
-
-    What is no such module computes with what it has: the engine casts it where it is met.
-    """
-    if not isinstance(network, nn.Module) or isinstance(network, torch.jit.ScriptModule):
-        return network
-    own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    cast = {k: v.detach().to(dtype) for k, v in own.items() if v.is_floating_point()}
-    return lambda x: torch.func.functional_call(network, cast, (x,))
+def _arc_length(path: Tensor, where: Tensor, position: Tensor) -> Tensor:
+    """Return how long the paths are from their starts to the positions."""
+    segments = torch.linalg.vector_norm(path.diff(dim=1).flatten(2), dim=2)
+    segments = torch.nn.functional.pad(segments, (1, 1))  # none before the first vertex
+    before = position.long()
+    start = segments.cumsum(1)[where, before]
+    return start + segments[where, before + 1] * (position - before)
 
 
 def _summed(parts: list[dict[str, tuple[Tensor, Tensor]]], paths: int) -> dict[str, Tensor]:

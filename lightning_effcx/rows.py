@@ -23,6 +23,7 @@ class Rows:
         self.position = position
         self.counts = [len(path)]  # by version
         self._refinements: list[tuple[Tensor, Tensor]] = []
+        self._moves: list[Tensor] = []  # where the rows of each version went
 
     @property
     def version(self) -> int:
@@ -45,7 +46,15 @@ class Rows:
         self.position = self._interpolate(self.position, left, fraction)
         self.path = self.path[left]
         self.counts.append(len(left))
-        return order.argsort()[count:]
+        now = order.argsort()
+        self._moves.append(now[:count])
+        return now[count:]
+
+    def moved(self, index: Tensor, version: int) -> Tensor:
+        """Return the indices of now of rows that had `index` at `version`."""
+        for now in self._moves[version:]:
+            index = now[index]
+        return index
 
     def bring(self, values: Tensor, version: int, to: int | None = None) -> Tensor:
         """Bring `values`, `(r, ...)` at `version`, to the rows of a later version, or of now."""

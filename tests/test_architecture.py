@@ -26,6 +26,8 @@ FLOORS = [
         "units",
         "paths",
         "rows",
+        "envelope",
+        "affine",
         "engine",
         "pieces",
     },

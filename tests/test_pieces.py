@@ -18,6 +18,7 @@ from torch.testing import assert_close
 from lightning_effcx.functional import transitions_per_site
 from lightning_effcx.observe import observing
 from lightning_effcx.pieces import pieces
+from lightning_effcx.units import units
 
 pytestmark = pytest.mark.usefixtures("_float64")
 
@@ -35,6 +36,10 @@ def points_at(path, where, position):
 
 def lengths(values):
     return values.diff(dim=0).norm(dim=1)
+
+
+def length_of(name, rows, values):
+    return lengths(values)
 
 
 def flat(y):
@@ -175,6 +180,19 @@ def test_a_prelu_has_a_slope_for_each_channel():
 def test_positions_count_vertices_of_several_segments():
     found = pieces(torch.relu, line(-1, 1, 3, -1))
     assert_close(found.position, torch.tensor([0.5, 2.75]))
+
+
+def test_a_knot_tells_which_of_its_units_kinks_it_is():
+    found = pieces(F.relu6, line(-1, 7, -1))
+    assert found.kink.tolist() == [0, 1, 1, 0]
+    assert pieces(lambda x: torch.maximum(x, 2 - x), line(0, 2)).kink.tolist() == [0]
+
+
+def test_arc_lengths_count_from_the_start_of_the_path_in_units_of_input():
+    path = torch.tensor([[[0.0, 0.0], [3.0, 4.0], [3.0, 4.0], [3.0, -4.0]], [[1.0, 2.0]] * 4])
+    found = pieces(lambda x: F.relu(x - 2), path)
+    assert_close(found.arc_length, torch.tensor([2.5, 5 * 2 / 3, 7.0]))
+    assert_close(found.position, torch.tensor([0.5, 2 / 3, 2.25]))
 
 
 def test_random_units_in_one_dimension_follow_the_law_of_the_arctangent():
@@ -550,8 +568,8 @@ def test_a_network_in_single_precision_is_cut_like_one_in_double():
 @pytest.mark.parametrize("budget", [20_000, 100_000])
 def test_a_small_budget_finds_the_same(budget):
     for network, path in [deep(), (Block().eval(), torch.randn(2, 2, 3, 5, 5))]:
-        all_at_once = pieces(network, path, measure=lengths)
-        in_parts = pieces(network, path, measure=lengths, budget=budget)
+        all_at_once = pieces(network, path, measure=length_of)
+        in_parts = pieces(network, path, measure=length_of, budget=budget)
         assert_close(in_parts.position, all_at_once.position)
         assert_close(in_parts.transitions(), all_at_once.transitions())
         assert_close(in_parts.site, all_at_once.site)
@@ -560,7 +578,7 @@ def test_a_small_budget_finds_the_same(budget):
 
 def test_lengths_are_those_of_the_path_with_all_knots():
     network, path = deep()
-    found = pieces(network, path, measure=lengths)
+    found = pieces(network, path, measure=length_of)
     assert list(found.measured) == ["input", "1", "3", "output"]
     for index in range(len(path)):
         position = torch.cat([torch.arange(3.0), found.position[found.path == index]]).sort().values
@@ -574,8 +592,36 @@ def test_a_length_is_what_many_vertices_come_to():
     network, path = deep()
     dense = torch.cat([torch.lerp(a, b, t) for a, b, t in _steps(path, 4000)], 1)
     expected = torch.stack([lengths(network(x)).sum() for x in dense])
-    measured = pieces(network, path, measure=lengths).measured["output"]
+    measured = pieces(network, path, measure=length_of).measured["output"]
     assert_close(measured, expected, rtol=1e-4, atol=0)  # between vertices it cuts corners
+
+
+@pytest.mark.parametrize("budget", [5_000, 10**9])
+def test_values_to_keep_are_those_of_the_network_at_the_knots(budget):
+    for network, path in [deep(), (Residual(), torch.randn(3, 4, 4))]:
+        sites = pieces(network, path).sites
+        found = pieces(network, path, keep=["input", *sites, "output"], budget=budget)
+        x = points_at(path, found.path, found.position)
+        assert_close(found.values["input"], x)
+        assert_close(found.values["output"], network(x))
+        for name, site in units(network, x).items():
+            assert_close(found.values[name], site.value)
+
+
+def test_values_to_keep_stay_where_the_network_writes_over_them():
+    def network(x):
+        h = torch.relu_(x.clone())
+        h += 1
+        return h.clamp_(max=3)
+
+    found = pieces(network, line(-1, 4), keep=["relu", "clamp"])
+    assert_close(found.values["relu"].flatten(), torch.tensor([0.0, 2.0]))
+    assert_close(found.values["clamp"].flatten(), torch.tensor([1.0, 3.0]))
+
+
+def test_nothing_is_kept_of_a_site_that_is_not_there():
+    with pytest.raises(ValueError, match=r"^keep has 'rule', expected some of input, output, relu"):
+        pieces(torch.relu, line(-1, 4), keep=["rule"])
 
 
 # No trace
@@ -655,7 +701,7 @@ BENT = {
 
 @pytest.mark.parametrize(("network", "operation"), BENT.values(), ids=BENT)
 def test_what_is_not_piecewise_linear_is_refused(network, operation):
-    with pytest.raises(ValueError, match=rf"site .* \({operation}\) {CURVED} transitions at the"):
+    with pytest.raises(ValueError, match=rf"site .* \({operation}\) {CURVED} transitions instead"):
         pieces(network, torch.randn(2, 3, 4))
 
 
