@@ -1,17 +1,42 @@
 """The measures as pure functions of a network and samples or paths, under one name."""
 
+from lightning_effcx.metrics.boundary import (
+    NearestBoundaries,
+    boundary_density,
+    boundary_density_per_site,
+    boundary_distance,
+    boundary_distance_per_site,
+    nearest_boundaries,
+)
+from lightning_effcx.metrics.capacity import Capacity, region_capacity
+from lightning_effcx.metrics.deviation import linear_deviation
 from lightning_effcx.metrics.fisher_rao import FisherRao, fisher_rao_norm
 from lightning_effcx.metrics.jacobian import jacobian_norm
 from lightning_effcx.metrics.patterns import activation_patterns
-from lightning_effcx.metrics.regions import linear_regions, transitions, transitions_per_site
+from lightning_effcx.metrics.regions import (
+    estimated_linear_regions,
+    linear_regions,
+    transitions,
+    transitions_per_site,
+)
 from lightning_effcx.metrics.trajectory import trajectory_length
 
 __all__ = [
+    "Capacity",
     "FisherRao",
+    "NearestBoundaries",
     "activation_patterns",
+    "boundary_density",
+    "boundary_density_per_site",
+    "boundary_distance",
+    "boundary_distance_per_site",
+    "estimated_linear_regions",
     "fisher_rao_norm",
     "jacobian_norm",
+    "linear_deviation",
     "linear_regions",
+    "nearest_boundaries",
+    "region_capacity",
     "trajectory_length",
     "transitions",
     "transitions_per_site",

@@ -80,6 +80,19 @@ def translation(x: Float[Tensor, "s ..."], *, steps: int = 1) -> Float[Tensor, "
     return torch.cat([between.flatten(1, 2), x[:, None]], 1)
 
 
+def origin_line(x: Float[Tensor, "s ..."], *, decades: int = 3) -> Float[Tensor, "s p ..."]:
+    """Draw the line through the origin and `x`, from `-10^decades x` to `10^decades x`.
+
+    Its `p = 2 decades + 2` vertices are powers of ten, so that what lies near the origin is as well
+    resolved as what lies far out: this is for exact measures, sampled ones want more vertices.
+    Hanin and Rolnick, "Complexity of Linear Regions in Deep Networks", ICML 2019, count the regions
+    on the whole of this line.
+    """
+    out = 10.0 ** torch.arange(decades + 1, dtype=x.dtype, device=x.device)
+    t = torch.cat([-out.flip(0), out])
+    return t.reshape(1, -1, *[1] * (x.dim() - 1)) * x[:, None]
+
+
 def pairs(
     y: Int[Tensor, " n"], count: int, *, same: bool, generator: Generator | None = None
 ) -> Int[Tensor, "c 2"]:
@@ -222,6 +235,28 @@ class Translation:
                 "use Segment() for samples that are vectors."
             )
         return translation(x[: self.count], steps=self.steps)
+
+
+@dataclass(frozen=True)
+class OriginLine:
+    """Lines through the origin and each of the first samples.
+
+    Args:
+        count: How many lines.
+        decades: As in `origin_line`.
+    """
+
+    count: int = 32
+    decades: int = 3
+    name: ClassVar[str] = "origin_line"
+
+    def __post_init__(self) -> None:
+        _check(count=(self.count, 1), decades=(self.decades, 0))
+
+    def __call__(self, x: Tensor, y: Tensor | None, generator: Generator) -> Tensor:
+        """Draw the line through the origin and each sample."""
+        del y, generator
+        return origin_line(x[: self.count], decades=self.decades)
 
 
 def _chosen(

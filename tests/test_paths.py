@@ -9,12 +9,14 @@ from torch.testing import assert_close
 from lightning_effcx.paths import (
     Arc,
     Ellipse,
+    OriginLine,
     Paths,
     Segment,
     Translation,
     arc,
     classes_of,
     ellipse,
+    origin_line,
     pairs,
     segment,
     translation,
@@ -46,6 +48,19 @@ def test_arcs_reach_b_after_a_quarter_and_are_back_after_a_whole_turn(shape):
     assert_close(arc(a, b, points=3, turn=0.25)[:, 1], (a + b) / math.sqrt(2))
     assert_close(arc(a, b, points=3, turn=0.5)[:, -1], -a)
     assert_close(arc(a, b, points=5, turn=1.0)[:, [0, 2, 4]], torch.stack([a, -a, a], 1))
+
+
+@given(SHAPES, st.integers(0, 4))
+def test_origin_lines_are_straight_through_the_origin_and_the_sample(shape, decades):
+    x = torch.randn(4, *shape)
+    path = origin_line(x, decades=decades)
+    assert path.shape == (4, 2 * decades + 2, *shape)
+    assert_close(path[:, decades + 1], x)
+    assert_close(path, -path.flip(1))
+    assert_close(path[:, -1], 10.0**decades * x)
+    share = path.flatten(2) @ x.flatten(1)[..., None] / x.flatten(1).square().sum(1)[:, None, None]
+    assert_close(path.flatten(2), share * x.flatten(1)[:, None])
+    assert (share.diff(dim=1) > 0).all()
 
 
 @given(SHAPES)
@@ -98,7 +113,14 @@ def test_pairs_are_drawn_by_the_generator_alone():
     assert_close(torch.get_rng_state(), state)
 
 
-DRAWN = [Segment(count=3), Segment("same", 3), Arc("different", 3), Ellipse(3), Translation(3)]
+DRAWN = [
+    Segment(count=3),
+    Segment("same", 3),
+    Arc("different", 3),
+    Ellipse(3),
+    Translation(3),
+    OriginLine(3),
+]
 
 
 @pytest.mark.parametrize("paths", DRAWN, ids=lambda paths: paths.name)
@@ -118,6 +140,7 @@ def test_names_of_paths_say_what_they_join():
         "arc_different",
         "ellipse",
         "translation",
+        "origin_line",
     ]
 
 
@@ -131,11 +154,17 @@ def test_segments_join_samples_of_the_classes_asked_for(between):
 
 def test_paths_keep_the_precision_of_the_samples():
     x = torch.randn(5, 3, 4, dtype=torch.bfloat16)
-    for paths in (Segment(count=2), Arc(count=2), Ellipse(count=2), Translation(count=2)):
+    for paths in (
+        Segment(count=2),
+        Arc(count=2),
+        Ellipse(count=2),
+        Translation(count=2),
+        OriginLine(),
+    ):
         assert paths(x, None, generator()).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("kind", [Segment, Arc, Ellipse, Translation])
+@pytest.mark.parametrize("kind", [Segment, Arc, Ellipse, Translation, OriginLine])
 def test_a_path_needs_a_count(kind):
     with pytest.raises(ValueError, match="count=0: expected at least 1"):
         kind(count=0)
@@ -148,6 +177,8 @@ def test_a_path_needs_vertices():
         Ellipse(points=3)
     with pytest.raises(ValueError, match="steps=0: expected at least 1"):
         Translation(steps=0)
+    with pytest.raises(ValueError, match="decades=-1: expected at least 0"):
+        OriginLine(decades=-1)
 
 
 def test_paths_say_what_samples_they_need():

@@ -1,19 +1,27 @@
 """The measures as torchmetrics: what `ComplexityMonitor` computes at every validation."""
 
 from lightning_effcx.metrics.base import PathMetric, SampleMetric
+from lightning_effcx.metrics.boundary import BoundaryDensity, BoundaryDistance
+from lightning_effcx.metrics.capacity import CapacityGap
+from lightning_effcx.metrics.deviation import LinearDeviation
 from lightning_effcx.metrics.fisher_rao import FisherRaoNorm
 from lightning_effcx.metrics.jacobian import JacobianNorm
 from lightning_effcx.metrics.patterns import ActivationPatterns
 from lightning_effcx.metrics.regions import LinearRegions, Transitions
-from lightning_effcx.metrics.trajectory import TrajectoryLength
+from lightning_effcx.metrics.trajectory import TrajectoryGrowth, TrajectoryLength
 
 __all__ = [
     "ActivationPatterns",
+    "BoundaryDensity",
+    "BoundaryDistance",
+    "CapacityGap",
     "FisherRaoNorm",
     "JacobianNorm",
+    "LinearDeviation",
     "LinearRegions",
     "PathMetric",
     "SampleMetric",
+    "TrajectoryGrowth",
     "TrajectoryLength",
     "Transitions",
 ]

@@ -97,7 +97,8 @@ class SampleMetric(Metric):
 class PathMetric(SampleMetric):
     """Mean of a score over paths that are drawn through the samples of each batch.
 
-    Subclasses say their `measure` and implement `score`, which is given paths `(s, p, ...)`.
+    Subclasses say their `measure` and implement `score`, which is given paths `(s, p, ...)`. The
+    standard error is that of independent paths: where many paths share few samples it is too small.
 
     Args:
         paths: Which paths: one of the classes in `lightning_effcx.paths`, or anything like them.

@@ -5,7 +5,8 @@ the sets of inputs on which every unit stays in one linear piece. `linear_region
 of them a path crosses, exactly: one more than there are different knots inside of it. A linear
 network scores 1; one ReLU scores 2 on a segment that crosses its hyperplane; $k$ ReLUs with
 different thresholds score $k + 1$. Repeated, reversed and differently cut paths score the same.
-Cost: about one forward pass over the vertices and knots.
+Cost: about one forward pass over the vertices and knots. Where that is too dear,
+`estimated_linear_regions` counts exactly on random parts of each path and scales up, without bias.
 
 `transitions` is the sampled sibling for any network. The code of a unit is the index of the linear
 piece of its activation in which its pre-activation lies: off or on for ReLU, three for hard tanh.
@@ -25,15 +26,20 @@ averages transitions over closed paths near the data; Hanin and Rolnick, "Comple
 Regions in Deep Networks", ICML 2019, which counts activation regions along lines.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from lightning_effcx.metrics.base import PathMetric
 from lightning_effcx.observe import Network
-from lightning_effcx.paths import Segment
+from lightning_effcx.paths import Paths, Segment
 from lightning_effcx.pieces import pieces
 from lightning_effcx.units import Site, listen, without_units
+
+_WINDOWS = 8  # in which an estimate looks at a path
+_PILOT = 1 / 64  # of a path, to see how dense its knots are
 
 
 def linear_regions(network: Network, path: Float[Tensor, "s p ..."]) -> Int[Tensor, " s"]:
@@ -50,6 +56,33 @@ def linear_regions(network: Network, path: Float[Tensor, "s p ..."]) -> Int[Tens
         tensor([3])
     """
     return pieces(network, path).regions()
+
+
+def estimated_linear_regions(
+    network: Network,
+    path: Float[Tensor, "s p ..."],
+    *,
+    budget: int,
+    generator: Generator | None = None,
+) -> Float[Tensor, " s"]:
+    """Estimate `linear_regions` from about `budget` knots of each path, unbiased.
+
+    A path is searched in eight places at equal distances, the first of which is drawn; how long
+    they are follows from the number of knots that such a search finds on a small share of the path.
+    Paths with far fewer knots than the budget are counted in full.
+
+    Args:
+        network: As in `linear_regions`.
+        path: As in `linear_regions`.
+        budget: How many knots of each path to find, about.
+        generator: Source of the draws.
+
+    Example:
+        >>> path = torch.tensor([[[-1.0], [2.0]]])
+        >>> estimated_linear_regions(lambda x: torch.relu(x) - torch.relu(x - 1), path, budget=99)
+        tensor([3.], dtype=torch.float64)
+    """
+    return _estimated(network, path, budget, generator)[0]
 
 
 def transitions(network: Network, path: Float[Tensor, "s p ..."]) -> Int[Tensor, " s"]:
@@ -94,16 +127,31 @@ class LinearRegions(PathMetric):
 
     Args:
         paths: Which paths: one of the classes in `lightning_effcx.paths`, or anything like them.
+        budget: Estimate them from about as many knots of each path, as `estimated_linear_regions`
+            does; its name then ends in `_estimated`. By default all are counted.
         **kwargs: `seed`, `chunk`, and the keyword arguments of `torchmetrics.Metric`.
     """
 
     measure = "linear_regions"
     by_default = Segment(points=2)  # what is between is found
 
+    def __init__(
+        self, paths: Paths | None = None, *, budget: int | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(paths, **kwargs)
+        _check(budget)
+        self.budget = budget
+
+    @property
+    def name(self) -> str:
+        return super().name + "_estimated" * (self.budget is not None)
+
     def score(
         self, network: Network, x: Tensor, y: Tensor | None, generator: Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        del y, generator
+        del y
+        if self.budget is not None:
+            return _estimated(network, x, self.budget, generator)
         found = pieces(network, x)
         return found.regions(), {site: found.transitions(site) for site in found.sites}
 
@@ -124,6 +172,53 @@ class Transitions(PathMetric):
         del y, generator
         per_site = transitions_per_site(network, x)
         return sum(per_site.values(), _none(x)), per_site
+
+
+def _estimated(
+    network: Network, path: Tensor, budget: int, generator: Generator | None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Estimate the regions of each path, and its knots at each site."""
+    _check(budget)
+    draws = torch.rand(len(path), 2, generator=generator, dtype=torch.float64).to(path.device)
+    first, second = draws.unbind(1)
+    pilot = torch.full_like(first, _PILOT)
+    knots = _windows_of(pieces(network, _windows(path, first, pilot)).transitions())
+    share = (budget / ((knots + 1) / pilot)).clamp(max=1.0)
+    found = pieces(network, _windows(path, second, share))
+    regions = 1 + _windows_of(found.regions() - 1) / share
+    return regions, {site: _windows_of(found.transitions(site)) / share for site in found.sites}
+
+
+def _windows(path: Tensor, start: Tensor, share: Tensor) -> Tensor:
+    """Cut a share of each path out in equidistant windows; one that runs over the end goes on.
+
+    What is to be cut from `(s, p, ...)`, at positions that are shares of the way, is returned as
+    `(s * 2 * windows, p, ...)`: the part before the end and the part after the start, where a part
+    has fewer vertices filled up with its ends, which count once.
+    """
+    last = path.shape[1] - 1
+    begin = (start[:, None] + torch.arange(_WINDOWS, device=path.device) / _WINDOWS) % 1 * last
+    end = begin + share[:, None] / _WINDOWS * last
+    begin = torch.stack([begin, torch.zeros_like(begin)], 2).flatten(1)
+    end = torch.stack([end.clamp(max=last), (end - last).clamp(min=0)], 2).flatten(1)
+    vertices = torch.arange(last + 1, device=path.device)
+    position = torch.minimum(torch.maximum(vertices, begin[..., None]), end[..., None]).flatten(1)
+    before = position.long().clamp(max=last - 1)
+    fraction = (position - before).reshape(*position.shape, *[1] * (path.dim() - 2))
+    rows = torch.arange(len(path), device=path.device)[:, None]
+    path = path.to(torch.float64)
+    cut = torch.lerp(path[rows, before], path[rows, before + 1], fraction)
+    return cut.unflatten(1, (-1, last + 1)).flatten(0, 1)
+
+
+def _windows_of(counts: Tensor) -> Tensor:
+    """Sum the counts of all windows of each path."""
+    return counts.unflatten(0, (-1, 2 * _WINDOWS)).sum(1)
+
+
+def _check(budget: int | None) -> None:
+    if budget is not None and budget < 1:
+        raise ValueError(f"budget={budget}: expected at least 1 knot of each path.")
 
 
 def _none(path: Tensor) -> Tensor:

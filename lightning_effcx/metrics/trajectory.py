@@ -6,37 +6,59 @@ input; a constant map has length 0; $cf$ has $|c|$ times the length of $f$. It r
 stretches and folds the space between samples, and grows at most as the product of what each layer
 adds. Cost: one forward pass over all vertices.
 
-Here it is the sum of the chords between neighbouring vertices, a lower bound that grows with their
-number: exact where the image is straight between them, short by the folds that fit between two
-vertices otherwise.
+The chords between neighbouring vertices sum up to a lower bound that grows with their number:
+exact where the image is straight between them, short by the folds that fit between two vertices
+otherwise. This holds for any network, and is differentiable. Where the network is piecewise linear
+the length is known exactly, as the sum of the chords between all knots (`exact=True`), at the cost
+of one forward pass over the knots.
+
+The *growth* is the length at the output relative to that at the input, and at each site relative to
+the site before, 1 where nothing is stretched: random layers whose weights have variance
+$\sigma^2 / n$ of a fan-in $n$ grow by about $\sigma / \sqrt 2$ each with ReLU.
 
 Raghu, Poole, Kleinberg, Ganguli, Sohl-Dickstein, "On the Expressive Power of Deep Neural Networks",
 ICML 2017, section on trajectory length.
 """
 
+from itertools import pairwise
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
+from torchmetrics.utilities import dim_zero_cat
 
 from lightning_effcx.metrics.base import PathMetric
 from lightning_effcx.observe import Network, differentiating
+from lightning_effcx.paths import Paths, Segment
+from lightning_effcx.pieces import pieces
+from lightning_effcx.rows import Rows
+from lightning_effcx.tags import STDERR, site_key
 from lightning_effcx.units import Site, listen
 
 
 def trajectory_length(
-    network: Network, path: Float[Tensor, "s p ..."]
+    network: Network, path: Float[Tensor, "s p ..."], *, exact: bool = False
 ) -> dict[str, Float[Tensor, " s"]]:
-    """Length of each path's image at `input`, after every site, and at `output`; differentiable.
+    """Length of each path's image at `input`, after every site, and at `output`.
+
+    Differentiable, unless it is `exact`.
 
     Args:
-        network: Maps `(n, ...)` to `(n, k)`, treating samples independently.
+        network: Maps `(n, ...)` to `(n, k)`, treating samples independently; for the exact length,
+            by operations that are affine or piecewise linear in the input.
         path: The paths, whose vertices are joined by chords.
+        exact: Whether to find the knots between the vertices; in float64, not differentiable.
 
     Example:
-        >>> path = torch.tensor([[[0.0], [3.0]]])
-        >>> trajectory_length(lambda x: torch.cat([x, x.relu()], 1), path)["output"]  # 3 * sqrt(2)
-        tensor([4.2426])
+        >>> path = torch.tensor([[[-3.0], [3.0]]])
+        >>> trajectory_length(torch.abs, path)["output"]  # there and back
+        tensor([0.])
+        >>> trajectory_length(torch.abs, path, exact=True)["output"]
+        tensor([6.], dtype=torch.float64)
     """
+    if exact:
+        return pieces(network, path, measure=_steps).measured
     paths, points = path.shape[:2]
     lengths = {"input": _chords(path)}
 
@@ -55,17 +77,61 @@ class TrajectoryLength(PathMetric):
 
     Args:
         paths: Which paths: one of the classes in `lightning_effcx.paths`, or anything like them.
+        exact: As in `trajectory_length`; its name then ends in `_exact`.
         **kwargs: `seed`, `chunk`, and the keyword arguments of `torchmetrics.Metric`.
     """
 
     measure = "trajectory_length"
 
+    def __init__(self, paths: Paths | None = None, *, exact: bool = False, **kwargs: Any) -> None:
+        super().__init__(Segment(points=2) if exact and paths is None else paths, **kwargs)
+        self.exact = exact
+
+    @property
+    def name(self) -> str:
+        return super().name + "_exact" * self.exact
+
     def score(
         self, network: Network, x: Tensor, y: Tensor | None, generator: Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         del y, generator
-        lengths = trajectory_length(network, x)
+        lengths = trajectory_length(network, x, exact=self.exact)
         return lengths.pop("output"), lengths
+
+
+class TrajectoryGrowth(TrajectoryLength):
+    """Length of all images at the output over that of the paths; at a site, over the one before.
+
+    Args:
+        paths: As in `TrajectoryLength`.
+        exact: As in `TrajectoryLength`.
+        **kwargs: `seed`, `chunk`, and the keyword arguments of `torchmetrics.Metric`.
+    """
+
+    measure = "trajectory_growth"
+
+    def compute(self) -> dict[str, Tensor]:
+        output, start, *others = dim_zero_cat(self.scores).T
+        if not start.any():
+            raise ValueError(
+                "all paths have length 0, so nothing can grow: use samples that differ."
+            )
+        growth = output.mean() / start.mean()
+        # The error of a ratio of means, to first order.
+        _, stderr = self.average((output - growth * start) / start.mean())
+        found = {self.name: growth}
+        if stderr is not None:
+            found[self.name + STDERR] = stderr
+        for site, (before, after) in zip(self.sites[1:], pairwise([start, *others]), strict=True):
+            if before.any():  # else there is nothing to grow from, such as after dead units
+                found[site_key(self.name, site)] = after.mean() / before.mean()
+        return found
+
+
+def _steps(site: str, rows: Rows, values: Tensor) -> Tensor:
+    """Length of the straight way from each row to the next."""
+    del site, rows
+    return torch.linalg.vector_norm(values.diff(dim=0), dim=1)
 
 
 def _chords(points: Tensor) -> Tensor:

@@ -2,13 +2,14 @@ import math
 
 import pytest
 import torch
-from networks import mlp
+from networks import Sawtooth, Staircase, mlp
+from sklearn.datasets import load_digits
 from torch import nn
 from torch.testing import assert_close
 
-from lightning_effcx.functional import linear_regions, transitions
+from lightning_effcx.functional import estimated_linear_regions, linear_regions, transitions
 from lightning_effcx.metrics import LinearRegions, Transitions
-from lightning_effcx.paths import Arc, Segment, segment
+from lightning_effcx.paths import Arc, OriginLine, Segment, segment
 
 pytestmark = pytest.mark.usefixtures("_float64")
 
@@ -80,3 +81,90 @@ def test_a_network_that_is_not_piecewise_linear_is_named_with_what_to_do():
     message = r"site '1' \(tanh\) is not continuous and piecewise linear.* count transitions"
     with pytest.raises(ValueError, match=message):
         LinearRegions().update(network, torch.randn(5, 3))
+
+
+# Estimates
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("vertices", [(0, 400), (0, 100, 100, 250, 400), (400, 0)])
+def test_an_estimate_is_unbiased_within_its_error_bars(vertices):
+    path = torch.tensor(vertices, dtype=torch.float64)[None, :, None].expand(600, -1, -1)
+    network = Staircase(399)
+    for budget in (10, 100):
+        found = estimated_linear_regions(network, path, budget=budget, generator=generator())
+        stderr = found.std() / len(found) ** 0.5
+        assert (found.mean() - 400).abs() < 5 * stderr
+        assert stderr > 0
+
+
+def test_an_estimate_is_unbiased_where_knots_crowd():
+    network, x = mlp(4, 64, 64, 3), torch.randn(1, 4)
+    path = OriginLine()(x, None, generator())
+    exact = linear_regions(network, path).item()
+    found = estimated_linear_regions(network, path.expand(800, -1, -1), budget=10)
+    assert (found.mean() - exact).abs() < 5 * found.std() / 800**0.5
+
+
+def test_a_budget_that_is_large_enough_counts_all():
+    network, path = mlp(4, 32, 32, 3), torch.randn(20, 5, 4)
+    found = estimated_linear_regions(network, path, budget=10**6, generator=generator())
+    assert_close(found, linear_regions(network, path).double())
+
+
+def test_an_estimate_finds_about_as_many_knots_as_its_budget():
+    network, path = Sawtooth(12), torch.tensor([[[0.0], [1.0]]])
+    rows = []
+    found = estimated_linear_regions(
+        lambda x: rows.append(len(x)) or network(x), path, budget=200, generator=generator()
+    )
+    assert_close(found, torch.tensor([2.0**12]), rtol=0.2, atol=0)
+    assert len(rows) == 2  # the pilot and the estimate
+
+
+def test_the_metric_with_a_budget_is_named_so_and_estimates_sites_too():
+    network, x = mlp(6, 64, 64, 3), torch.randn(40, 6)
+    exact, estimate = LinearRegions(), LinearRegions(budget=20)
+    for metric in (exact, estimate):
+        metric.update(network, x)
+    exact, found = exact.compute(), estimate.compute()
+    name = "linear_regions/segment"
+    for key in (name, name + "/at/1", name + "/at/3"):
+        error = 5 * found[name + "_estimated_stderr"]
+        assert (found[key.replace(name, name + "_estimated")] - exact[key]).abs() < error
+    assert found[name + "_estimated"] != exact[name]
+
+
+@pytest.mark.parametrize("estimate", [LinearRegions, estimated_linear_regions])
+def test_a_budget_is_a_number_of_knots(estimate):
+    with pytest.raises(ValueError, match=r"^budget=0: expected at least 1 knot of each path\.$"):
+        estimate(
+            *[torch.relu, torch.randn(1, 2, 3)][: 2 * (estimate is not LinearRegions)], budget=0
+        )
+
+
+# The line through the origin
+
+
+def test_networks_at_initialisation_have_about_one_region_per_unit_on_a_line_through_the_origin():
+    torch.manual_seed(0)
+    digits = load_digits().images
+    x = torch.as_tensor(digits[:40]).flatten(1) / 16
+    shares = []
+    for widths in ([32] * 4, [128] * 4, [40] * 3, [50] * 5):
+        network = mlp(64, *widths, 10)
+        for layer in network:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, 0, (2 / layer.in_features) ** 0.5)
+                nn.init.normal_(layer.bias, 0, 1e-3)
+        path = OriginLine(count=40)(x, None, generator())
+        shares.append(linear_regions(network, path).double().mean() / sum(widths))
+    assert_close(torch.stack(shares).mean(), torch.tensor(1.0), rtol=0.1, atol=0)
+
+
+def test_a_network_without_biases_has_two_regions_on_a_line_through_the_origin():
+    network = nn.Sequential(nn.Linear(5, 9, False), nn.ReLU(), nn.Linear(9, 7, False), nn.ReLU())
+    assert linear_regions(network, OriginLine()(torch.randn(4, 5), None, generator())).eq(2).all()

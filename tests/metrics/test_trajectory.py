@@ -10,9 +10,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from lightning_effcx.functional import trajectory_length
-from lightning_effcx.metrics import TrajectoryLength
+from lightning_effcx.metrics import TrajectoryGrowth, TrajectoryLength
 from lightning_effcx.observe import observing
-from lightning_effcx.paths import Segment, arc, segment
+from lightning_effcx.paths import OriginLine, Segment, arc, segment
 
 pytestmark = pytest.mark.usefixtures("_float64")
 
@@ -105,6 +105,39 @@ def test_every_network_of_the_zoo_has_lengths(name):
     assert len(found) > 2
     assert all(length.shape == (4,) and length.isfinite().all() for length in found.values())
     assert not any(length.requires_grad for length in found.values())
+
+
+# Exact lengths
+
+
+def test_the_exact_length_is_that_of_all_folds():
+    path = torch.tensor([[[0.0], [1.0]]])
+    for depth in (1, 4, 8):
+        found = trajectory_length(Sawtooth(depth), path, exact=True)
+        assert_close(found["output"], torch.tensor([2.0**depth]))
+
+
+def test_the_exact_length_is_what_many_vertices_come_to_at_every_site():
+    network, a, b = mlp(3, 16, 16, 2), 3 * torch.randn(4, 3), 3 * torch.randn(4, 3)
+    exact = trajectory_length(network, torch.stack([a, b], 1), exact=True)
+    with torch.no_grad():
+        sampled = trajectory_length(network, segment(a, b, points=20_001))
+    assert list(exact) == list(sampled)
+    for name, length in exact.items():
+        # Between vertices, sampling cuts corners.
+        assert_close(length, sampled[name], rtol=1e-4, atol=0)
+        assert (length >= sampled[name] - 1e-12).all()  # rounding
+
+
+def test_the_exact_length_does_not_depend_on_how_the_path_is_cut():
+    network, a, b = mlp(3, 16, 16, 2), torch.randn(4, 3), torch.randn(4, 3)
+    expected = trajectory_length(network, torch.stack([a, b], 1), exact=True)
+    assert_close(trajectory_length(network, segment(a, b, points=17), exact=True), expected)
+
+
+def test_an_exact_length_says_where_there_is_none():
+    with pytest.raises(ValueError, match=r"^site '1' \(tanh\) .* count transitions instead"):
+        trajectory_length(mlp(3, 4, 2, activation=nn.Tanh), torch.randn(2, 5, 3), exact=True)
 
 
 # Random networks
@@ -258,7 +291,70 @@ def test_the_metric_is_the_mean_over_paths_at_the_output_and_at_every_site():
     assert len(score) == 4
 
 
+def test_the_exact_metric_is_named_so():
+    network, x = mlp(3, 8, 2), torch.randn(20, 3)
+    metric = TrajectoryLength(exact=True, seed=3)
+    assert metric.name == "trajectory_length/segment_exact"
+    metric.update(network, x)
+    path = Segment(points=2)(x, None, torch.Generator().manual_seed(3 + 1))
+    expected = trajectory_length(network, path, exact=True)["output"].mean()
+    assert_close(metric.compute()["trajectory_length/segment_exact"], expected)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_growth_is_the_product_of_what_each_site_adds(exact):
+    network, x = mlp(3, 8, 8, 2), torch.randn(20, 3)
+    length, growth = TrajectoryLength(exact=exact), TrajectoryGrowth(exact=exact)
+    for metric in (length, growth):
+        metric.update(network, x)
+    lengths, found = length.compute(), growth.compute()
+    sites = {key.partition("/at/")[2]: value for key, value in lengths.items() if "/at/" in key}
+    total = lengths[length.name] / sites["input"]
+    assert_close(found[growth.name], total)
+    assert_close(found[growth.name + "/at/1"], sites["1"] / sites["input"])
+    assert_close(found[growth.name + "/at/3"], sites["3"] / sites["1"])
+    assert growth.name + "/at/input" not in found
+
+
+def test_an_isometry_does_not_grow_and_a_scaling_grows_by_its_factor():
+    for network, factor in ((linear(orthogonal(4)), 1.0), (linear(-3 * torch.eye(4)), 3.0)):
+        metric = TrajectoryGrowth()
+        metric.update(network, torch.randn(9, 4))
+        found = metric.compute()
+        assert_close(found["trajectory_growth/segment"], torch.tensor(factor))
+        assert_close(found["trajectory_growth/segment_stderr"], torch.tensor(0.0))
+
+
+def test_the_error_of_a_growth_is_that_of_repeated_draws():
+    network, x = mlp(3, 16, 2), torch.randn(4000, 3)
+    found = []
+    for part in x.split(40):
+        metric = TrajectoryGrowth(OriginLine(count=40))  # one path for each sample: independent
+        metric.update(network, part)
+        found.append(metric.compute())
+    growths = torch.stack([f["trajectory_growth/origin_line"] for f in found])
+    told = torch.stack([f["trajectory_growth/origin_line_stderr"] for f in found]).mean()
+    assert 0.8 < told / growths.std() < 1.25  # a hundred repetitions know their spread to 7 %
+
+
+def test_nothing_grows_after_units_that_are_all_dead():
+    network = mlp(3, 8, 8, 2)
+    network[0].bias.data.fill_(-100.0)
+    metric = TrajectoryGrowth()
+    metric.update(network, torch.randn(9, 3))
+    found = metric.compute()
+    assert found["trajectory_growth/segment"] == found["trajectory_growth/segment/at/1"] == 0
+    assert "trajectory_growth/segment/at/3" not in found
+
+
 # Errors
+
+
+def test_paths_without_length_cannot_grow():
+    metric = TrajectoryGrowth()
+    metric.update(nn.Linear(3, 2), torch.ones(9, 3))
+    with pytest.raises(ValueError, match=r"^all paths have length 0, .*: use samples that differ"):
+        metric.compute()
 
 
 def test_a_path_has_vertices():
