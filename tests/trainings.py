@@ -9,6 +9,20 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 
+# What the monitor measures by default of a piecewise-linear classifier, in order.
+STANDARD = [
+    "jacobian_norm",
+    "jacobian_norm/probabilities",
+    "fisher_rao_norm",
+    "transitions/segment",
+    "trajectory_length/segment",
+    "linear_regions/segment_same",
+    "linear_regions/segment_different",
+    "linear_regions/origin_line",
+    "linear_deviation/segment",
+]
+
+
 class Classifier(LightningModule):
     """With everything that observation could disturb: BatchNorm, dropout, a part frozen in eval."""
 

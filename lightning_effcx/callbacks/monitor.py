@@ -13,7 +13,14 @@ from torchmetrics import Metric
 from typing_extensions import override
 
 from lightning_effcx.callbacks.schedules import Every
-from lightning_effcx.callbacks.selection import measure, named, standard_set, suited
+from lightning_effcx.callbacks.selection import (
+    check_exact,
+    exact_set,
+    measure,
+    named,
+    standard_set,
+    suited,
+)
 from lightning_effcx.callbacks.tensorboard import (
     declare_hparams,
     declare_layout,
@@ -36,7 +43,9 @@ class ComplexityMonitor(Callback):
     Args:
         metrics: What to measure: metrics, named by themselves or as the keys of a dictionary. By
             default `jacobian_norm` of outputs and of probabilities, `fisher_rao_norm`,
-            `transitions` and `trajectory_length`, with what suits the targets: classes, or values.
+            `transitions` and `trajectory_length`, with what suits the targets: classes, or values;
+            and if the network is piecewise linear, `linear_regions` within and between classes and
+            on lines through the origin, and `linear_deviation`.
         samples: How many validation samples make up the probe.
         every: Measure at every so many-th validation, or where a predicate of the number of
             validations so far says so.
@@ -188,16 +197,21 @@ class ComplexityMonitor(Callback):
                     raise ValueError(
                         f"the network's outputs are not finite for {bad} of {len(x)} samples."
                     )
-                self._choose(y, outputs)
+                if self._by_default and not self._chosen:
+                    self._chosen = True
+                    self._choose(network, x, y, outputs)
                 seen = network, x, y
         return seen
 
-    def _choose(self, y: Tensor | None, outputs: Tensor) -> None:
-        """Of the default metrics, take those that suit the targets, and say so once."""
-        if self._by_default and not self._chosen:
-            self._chosen = True
-            self.metrics, what = suited(self.seed, y, outputs)
-            rank_zero_info(f"effcx: {what}")
+    def _choose(self, network: Network, x: Tensor, y: Tensor | None, outputs: Tensor) -> None:
+        """Of the default metrics, take those that suit network and targets, and say so."""
+        metrics, what = suited(self.seed, y, outputs)
+        rank_zero_info(f"effcx: {what}")
+        exact = [name for name in exact_set(self.seed) if name in metrics]
+        self.metrics = {name: metric for name, metric in metrics.items() if name not in exact}
+        with self._guarding(f"the exact measures {', '.join(exact)}"):
+            check_exact(network, x)
+            self.metrics = metrics
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
         seen = self._look(pl_module)

@@ -8,20 +8,46 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_effcx.metrics import FisherRaoNorm, JacobianNorm, TrajectoryLength, Transitions
+from lightning_effcx.metrics import (
+    FisherRaoNorm,
+    JacobianNorm,
+    LinearDeviation,
+    LinearRegions,
+    TrajectoryLength,
+    Transitions,
+)
 from lightning_effcx.observe import Network
+from lightning_effcx.paths import OriginLine, Segment
+from lightning_effcx.pieces import pieces
 from lightning_effcx.tags import check_name
+
+# Few paths, so that the whole set takes less than a tenth of the time of a small training.
+_SAMPLED = Segment(count=8, points=32)
+_EXACT = 4
+_BETWEEN_CLASSES = ("linear_regions/segment_same", "linear_regions/segment_different")
+_LINES = 2  # about as many knots each as the network has units
 
 
 def standard_set(seed: int) -> dict[str, Metric]:
-    """What is cheap and holds for every classifier."""
+    """What is cheap and holds for every classifier, then what holds if it is piecewise linear."""
+    metrics = [
+        JacobianNorm(seed=seed),
+        JacobianNorm(of="probabilities", seed=seed),
+        FisherRaoNorm(seed=seed),
+        Transitions(_SAMPLED, seed=seed),
+        TrajectoryLength(_SAMPLED, seed=seed),
+    ]
+    return named([*metrics, *exact_set(seed).values()])
+
+
+def exact_set(seed: int) -> dict[str, Metric]:
+    """Return those of the standard set that want a piecewise-linear network."""
     return named(
         [
-            JacobianNorm(seed=seed),
-            JacobianNorm(of="probabilities", seed=seed),
-            FisherRaoNorm(seed=seed),
-            Transitions(seed=seed),
-            TrajectoryLength(seed=seed),
+            LinearRegions(Segment("same", _EXACT, points=2), seed=seed),
+            LinearRegions(Segment("different", _EXACT, points=2), seed=seed),
+            LinearRegions(OriginLine(_LINES), seed=seed),
+            LinearDeviation(Segment(count=_EXACT, points=2), seed=seed),
         ]
     )
 
@@ -31,12 +57,19 @@ def suited(seed: int, y: Tensor | None, outputs: Tensor) -> tuple[dict[str, Metr
     metrics = standard_set(seed)
     if y is not None and y.dim() == 1 and not y.is_floating_point() and outputs.shape[1] > 1:
         return metrics, "the targets are classes, so the outputs are taken for logits."
-    del metrics["jacobian_norm/probabilities"]
+    for of_classes in ("jacobian_norm/probabilities", *_BETWEEN_CLASSES):
+        del metrics[of_classes]
     metrics["fisher_rao_norm"] = FisherRaoNorm("gaussian", seed=seed)
     return metrics, (
         "the targets are no classes, so the outputs are taken for the mean of a Gaussian in "
-        "fisher_rao_norm, and jacobian_norm/probabilities is left out."
+        "fisher_rao_norm, and what takes classes is left out: jacobian_norm/probabilities, "
+        f"{' and '.join(_BETWEEN_CLASSES)}."
     )
+
+
+def check_exact(network: Network, x: Tensor) -> None:
+    """Raise, naming the site, where the network is not piecewise linear near the samples `x`."""
+    pieces(network, x[None, :2])
 
 
 def named(metrics: Any) -> dict[str, Metric]:

@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import Metric
-from trainings import Classifier, fit, loaders, task, trainer
+from trainings import STANDARD, Classifier, fit, loaders, task, trainer
 
 from lightning_effcx.callbacks import ComplexityMonitor, Every, Geometric
 from lightning_effcx.functional import jacobian_norm
@@ -19,14 +19,6 @@ from lightning_effcx.metrics import FisherRaoNorm, JacobianNorm, TrajectoryLengt
 from lightning_effcx.observe import observing
 from lightning_effcx.paths import Segment
 from lightning_effcx.tags import parse
-
-STANDARD = {
-    "jacobian_norm",
-    "jacobian_norm/probabilities",
-    "fisher_rao_norm",
-    "transitions/segment",
-    "trajectory_length/segment",
-}
 
 
 def names(values: dict[str, Any], grain: str = "value") -> set[str]:
@@ -67,9 +59,9 @@ class Outputs(Classifier):
 
 def test_the_standard_set_is_logged_with_errors_and_costs(tmp_path):
     host, _ = fit(tmp_path, ComplexityMonitor())
-    assert names(host.callback_metrics) == STANDARD
-    assert names(host.callback_metrics, "stderr") == STANDARD
-    assert names(host.callback_metrics, "seconds") == STANDARD
+    assert names(host.callback_metrics) == set(STANDARD)
+    assert names(host.callback_metrics, "stderr") == set(STANDARD)
+    assert names(host.callback_metrics, "seconds") == set(STANDARD)
     assert "val_loss" in host.callback_metrics
 
 
@@ -141,7 +133,7 @@ def test_a_function_finds_the_input_in_an_unusual_batch(tmp_path):
     data = [{"x": x, "y": y} for x, y in task()]
     monitor = ComplexityMonitor(batch=lambda batch: (batch["x"], batch["y"]))
     host, _ = fit(tmp_path, monitor, module=Dictionaries(), data=data)
-    assert names(host.callback_metrics) == STANDARD
+    assert names(host.callback_metrics) == set(STANDARD)
 
 
 def test_for_targets_that_are_no_classes_the_outputs_are_the_mean_of_a_gaussian(tmp_path, caplog):
@@ -155,7 +147,11 @@ def test_for_targets_that_are_no_classes_the_outputs_are_the_mean_of_a_gaussian(
     with caplog.at_level("INFO"):
         host, module = fit(tmp_path, ComplexityMonitor(), module=Regression(), data=task("values"))
     assert "taken for the mean of a Gaussian" in caplog.text
-    assert names(host.callback_metrics) == STANDARD - {"jacobian_norm/probabilities"}
+    assert names(host.callback_metrics) == set(STANDARD) - {
+        "jacobian_norm/probabilities",
+        "linear_regions/segment_same",
+        "linear_regions/segment_different",
+    }
     metric = FisherRaoNorm("gaussian")
     metric.update(module, task().tensors[0][:64])
     torch.testing.assert_close(
@@ -167,6 +163,27 @@ def test_for_classes_it_is_said_that_outputs_are_logits(tmp_path, caplog):
     with caplog.at_level("INFO"):
         fit(tmp_path, ComplexityMonitor())
     assert caplog.text.count("the outputs are taken for logits") == 1
+
+
+class Curved(Classifier):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x).tanh()
+
+
+def test_a_network_that_is_not_piecewise_linear_goes_without_the_exact_measures(tmp_path):
+    message = (
+        "leaves out the exact measures linear_regions/segment_same, linear_regions/segment_"
+        "different, linear_regions/origin_line, linear_deviation/segment: site 'tanh' .tanh. is "
+        "not continuous and piecewise linear.*: count transitions instead. The training goes on"
+    )
+    with pytest.warns(UserWarning, match=message) as warned:
+        host, _ = fit(tmp_path, ComplexityMonitor(), module=Curved())
+    assert len([w for w in warned if "effcx" in str(w.message)]) == 1
+    assert names(host.callback_metrics) == {
+        name for name in STANDARD if not name.startswith("linear_")
+    }
+    with pytest.raises(ValueError, match="site 'tanh'"):
+        fit(tmp_path, ComplexityMonitor(strict=True), module=Curved())
 
 
 def test_the_probe_stays_and_draws_repeat_so_that_a_frozen_network_has_flat_curves(tmp_path):
@@ -336,7 +353,7 @@ def test_two_monitors_share_a_trainer(tmp_path):
 
 def test_a_fast_dev_run_passes(tmp_path):
     host, _ = fit(tmp_path, ComplexityMonitor(strict=True), fast_dev_run=True, logger=None)
-    assert names(host.callback_metrics) == STANDARD
+    assert names(host.callback_metrics) == set(STANDARD)
 
 
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")  # Lightning's, on every log

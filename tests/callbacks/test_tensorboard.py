@@ -10,20 +10,12 @@ from urllib.request import Request, urlopen
 import pytest
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
-from trainings import Classifier, fit, loaders, trainer
+from trainings import STANDARD, Classifier, fit, loaders, trainer
 
 from lightning_effcx.callbacks import ComplexityMonitor
 from lightning_effcx.callbacks.tensorboard import flatten
 from lightning_effcx.compare import load_runs
 from lightning_effcx.metrics import JacobianNorm
-
-STANDARD = [
-    "jacobian_norm",
-    "jacobian_norm/probabilities",
-    "fisher_rao_norm",
-    "transitions/segment",
-    "trajectory_length/segment",
-]
 
 
 @pytest.fixture(scope="module")
