@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-
 # What the monitor measures by default of a piecewise-linear classifier, in order.
 STANDARD = [
     "jacobian_norm",
