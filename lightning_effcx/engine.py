@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
@@ -82,7 +83,7 @@ class Engine(TorchDispatchMode):
         """Pass all rows through the network."""
         self._measure("input", self.x)
         try:
-            with torch.no_grad(), differentiating(), self.names, self:
+            with torch.no_grad(), differentiating(), self.names, _Reshapes(self), self:
                 y = network(self.x)
         except RuntimeError as error:
             if not self.rows.version:
@@ -206,7 +207,7 @@ class Engine(TorchDispatchMode):
         version = max(self.versions[a] for a in used)
         given, named = self._bring((args, kwargs), version)
         if operator in _SIZED:
-            given = (given[0], self._resized(given[1], version), *given[2:])
+            given = (given[0], self.resized(given[1], version), *given[2:])
         if operator == "view":
             out = given[0].reshape(given[1])
         elif operator == "to_copy":  # the pass keeps its own precision
@@ -219,7 +220,7 @@ class Engine(TorchDispatchMode):
             return out  # a constant
         return self._put(func, args, out, operator, version)
 
-    def _resized(self, size: Any, version: int) -> Any:
+    def resized(self, size: Any, version: int) -> Any:
         """Correct a batch size that the network read before rows were inserted."""
         if not isinstance(size, (list, tuple)) or not size:
             return size
@@ -352,6 +353,26 @@ class Engine(TorchDispatchMode):
             if measured is not None:
                 joined = self.rows.joined()
                 self.measured[name] = self.rows.path[1:][joined], measured[joined]
+
+
+class _Reshapes(TorchFunctionMode):
+    """Corrects the batch size of reshapes, which are checked before they are dispatched."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__()
+        self.engine = engine
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        del types
+        kwargs = kwargs or {}
+        if func in {Tensor.reshape, torch.reshape} and args[0] in self.engine.versions:
+            x, *size = args
+            if not size or not isinstance(size[0], int):
+                (size,) = size or [kwargs["shape"]]
+            return func(x, self.engine.resized(size, self.engine.versions[x]))
+        return func(*args, **kwargs)
 
 
 def _is_across_samples(choice: Operation) -> bool:

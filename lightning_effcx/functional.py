@@ -3,7 +3,6 @@
 from lightning_effcx.metrics.boundary import (
     NearestBoundaries,
     boundary_density,
-    boundary_density_per_site,
     boundary_distance,
     boundary_distance_per_site,
     nearest_boundaries,
@@ -27,7 +26,6 @@ __all__ = [
     "NearestBoundaries",
     "activation_patterns",
     "boundary_density",
-    "boundary_density_per_site",
     "boundary_distance",
     "boundary_distance_per_site",
     "estimated_linear_regions",
