@@ -31,6 +31,7 @@ _SIZED = frozenset(
     {"expand", "new_full", "new_ones", "new_zeros", "reshape", "unsafe_view", "view"}
 )
 _ANSWERS = frozenset({"eq", "equal", "local_scalar_dense", "ne"})  # what control flow asks for
+_FEW = 32  # rows
 _SHORTEST = 1e-9  # of a segment: shorter ones are not cut again, whatever the budget
 
 
@@ -67,7 +68,8 @@ class Engine(TorchDispatchMode):
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.rows = Rows(rows.path, rows.position)
-        self.x = x.clone()
+        with torch.inference_mode(False):  # else the network could not write in place
+            self.x = x.clone()
         self.sites = sites
         self.budget = budget
         self.measure = measure
@@ -78,6 +80,7 @@ class Engine(TorchDispatchMode):
         self._kept: dict[str, tuple[Tensor, int]] = {}
         self.versions = WeakIdKeyDictionary()  # of the tensors that depend on x
         self.versions[self.x] = 0
+        self._indices = WeakIdKeyDictionary()  # which element a choice took
 
     def run(self, network: Network) -> None:
         """Pass all rows through the network."""
@@ -116,8 +119,13 @@ class Engine(TorchDispatchMode):
     ) -> Any:
         del types
         kwargs = kwargs or {}
-        if not any(map(self._depends, tree_leaves((args, kwargs)))):
+        operands = tree_leaves((args, kwargs))
+        if any(isinstance(a, Tensor) and a in self._indices for a in operands):
+            return self._index(func, args, kwargs)
+        if not any(map(self._depends, operands)):
             return func(*args, **kwargs)
+        if "out" in kwargs:
+            self._overwrite(None, kwargs["out"], func.overloadpacket.__name__, 0)
         operation = nonlinearity(func, args, kwargs, self._depends)
         if operation is None:
             return self._affine(func, args, kwargs)
@@ -131,6 +139,16 @@ class Engine(TorchDispatchMode):
         out = self._put(func, args, run(func, args, kwargs, name), name)
         self._measure(name, out if isinstance(out, Tensor) else out[0])
         return out
+
+    def _index(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Let the indices of what was chosen be rearranged, but nothing else be made of them."""
+        if not any(map(self._depends, tree_leaves((args, kwargs)))):
+            out = func(*args, **kwargs)
+            made = tree_leaves(out)
+            if all(isinstance(t, Tensor) and not t.is_floating_point() for t in made):
+                self._indices.update(dict.fromkeys(made, True))
+                return out
+        raise _deciding(func.overloadpacket.__name__.strip("_"))
 
     # -- what depends on x
 
@@ -167,6 +185,8 @@ class Engine(TorchDispatchMode):
                 if not tensor.dim() or len(tensor) % self.rows.counts[version]:
                     raise mixing(name)
                 self.versions[tensor] = version
+            else:
+                self._indices[tensor] = True
         return out
 
     def _overwrite(self, target: Any, value: Tensor, name: str, version: int) -> None:
@@ -195,12 +215,7 @@ class Engine(TorchDispatchMode):
     def _affine(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         operator = func.overloadpacket.__name__.strip("_")
         if operator in _ANSWERS or operator.startswith("rand") or _to_integers(func, kwargs):
-            raise ValueError(
-                f"{operator!r} lets what the network does depend on its input, or on chance, in "
-                "ways that are not continuous and piecewise linear: count transitions instead."
-            )
-        if "out" in kwargs:
-            self._overwrite(None, kwargs["out"], operator, 0)
+            raise _deciding(operator)
         if mixes_samples(func, args, self._depends):
             raise mixing(operator)
         used = [a for a in tree_leaves((args, kwargs)) if self._depends(a)]
@@ -215,7 +230,8 @@ class Engine(TorchDispatchMode):
         else:
             if func._schema.is_mutable and given[0] is args[0]:  # noqa: SLF001
                 given = (given[0].clone(), *given[1:])
-            out = func(*given, **named)
+            is_convolution = operator == "convolution"
+            out = _convolve(func, *given) if is_convolution else func(*given, **named)
         if operator in FRESH and (not out.dim() or len(out) != self.rows.counts[version]):
             return out  # a constant
         return self._put(func, args, out, operator, version)
@@ -243,6 +259,7 @@ class Engine(TorchDispatchMode):
             at = torch.tensor(kinks).to(z)[kink]
             pinned = self._pinned(self._read(func, given, named), given[0], new, unit, at)
             given = (pinned, *given[1:])
+            func = _in_place(func, operation.name)  # it is ours, and memory takes time
         return func(*given, **named)
 
     def _read(self, func: Any, given: tuple[Any, ...], named: dict[str, Any]) -> Operation:
@@ -380,6 +397,33 @@ def _is_across_samples(choice: Operation) -> bool:
     if "pool" in choice.name:
         return False
     return not choice.dims or 0 in {dim % choice.z.dim() for dim in choice.dims}
+
+
+def _in_place(func: Any, name: str) -> Any:
+    """Return the form of a nonlinearity that overwrites its first operand, if there is one."""
+    packet = getattr(torch.ops.aten, name + "_", None)
+    return getattr(packet, func._overloadname, func)  # noqa: SLF001
+
+
+def _convolve(func: Any, x: Tensor, *rest: Any) -> Tensor:
+    """Convolve a few rows at a time.
+
+    A convolution unfolds its input, which takes many times as much memory: of few rows it stays in
+    the caches, which makes this several times faster than all rows at once, and is soon freed.
+    """
+    first = func(x[:_FEW], *rest)
+    out = first.new_empty(len(x), *first.shape[1:])
+    out[:_FEW] = first
+    for start in range(_FEW, len(x), _FEW):
+        out[start : start + _FEW] = func(x[start : start + _FEW], *rest)
+    return out
+
+
+def _deciding(operator: str) -> ValueError:
+    return ValueError(
+        f"{operator!r} lets what the network does depend on its input, or on chance, in ways that "
+        "are not continuous and piecewise linear: count transitions instead."
+    )
 
 
 def _to_integers(func: Any, kwargs: dict[str, Any]) -> bool:

@@ -136,7 +136,7 @@ def nonlinearity(
         kinks = (-given["lambd"], given["lambd"])
         return Operation(name, "piecewise linear", z, kinks, jumps=name == "hardshrink")
     if name in _KINKS:
-        return _bend(name, given)
+        return _bend(name, given, operands)
     pointwise = torch.Tag.pointwise in func.tags or name in _CURVES
     rounds = name in _STEPS and (name != "div" or "rounding_mode" in kwargs)
     return Operation(name, "curve" if pointwise and not more and not rounds else "other", z)
@@ -154,12 +154,14 @@ def _is_linear(name: str, args: tuple[Any, ...], depends: Callable[[Any], bool])
     return False
 
 
-def _bend(name: str, given: dict[str, Any]) -> Operation:
+def _bend(name: str, given: dict[str, Any], operands: list[Tensor]) -> Operation:
     """An operation with kinks. Where a kink is itself a tensor, the units are the differences."""
     bounds = [given[k] if isinstance(k, str) else k for k in _KINKS[name]]
     bounds = [bound for bound in bounds if bound is not None]
     jumps = name in _JUMPS or (name == "threshold" and given["value"] != given["threshold"])
     z = given["self"]
+    if any(given.get("weight") is operand for operand in operands):
+        return Operation(name, "other", z)  # a slope that depends on x
     if not any(isinstance(bound, Tensor) for bound in bounds):
         return Operation(name, "piecewise linear", z, tuple(map(float, bounds)), jumps=jumps)
     (bound, *more) = bounds

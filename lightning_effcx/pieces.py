@@ -92,8 +92,9 @@ def pieces(  # noqa: PLR0913 each is one thing that users may choose
             be affine or piecewise linear in the input.
         path: The paths.
         dtype: The precision of the pass, to which parameters are cast as they are met.
-        budget: Bytes that activations may take. Paths whose knots need more are cut, and their
-            parts done one after the other.
+        budget: Bytes that activations may take; while an operation runs there are copies, so the
+            peak is up to four times as much. Paths whose knots need more are cut, and their parts
+            done one after the other.
         keep: The sites, or `input` or `output`, whose values at the knots are wanted. They take
             memory that grows with the number of knots.
         measure: Given a site's name, rows, and its values `(r, v)` there, between which they are

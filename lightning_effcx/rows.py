@@ -36,19 +36,23 @@ class Rows:
 
     def insert(self, left: Tensor, fraction: Tensor) -> Tensor:
         """Insert rows `fraction` of the way after the rows `left`; return their new indices."""
-        count = len(self.path)
-        left = torch.cat([torch.arange(count, device=left.device), left])
-        fraction = torch.cat([torch.zeros(count, dtype=fraction.dtype).to(fraction), fraction])
+        old = torch.arange(len(self.path), device=left.device)
         order = fraction.argsort(stable=True)
         order = order[left[order].argsort(stable=True)]
-        left, fraction = left[order], fraction[order]
-        self._refinements.append((left, fraction))
-        self.position = self._interpolate(self.position, left, fraction)
-        self.path = self.path[left]
-        self.counts.append(len(left))
-        now = order.argsort()
-        self._moves.append(now[:count])
-        return now[count:]
+        behind = left[order]  # each new row moves all that come after it on by one
+        moved = old + torch.searchsorted(behind, old)
+        new = torch.empty_like(left)
+        new[order] = behind + 1 + torch.arange(len(left), device=left.device)
+        every_left = torch.empty(len(old) + len(left), dtype=left.dtype, device=left.device)
+        every_left[moved], every_left[new] = old, left
+        every_fraction = torch.zeros(len(every_left), dtype=fraction.dtype, device=left.device)
+        every_fraction[new] = fraction
+        self._refinements.append((every_left, every_fraction))
+        self._moves.append(moved)
+        self.position = self._interpolate(self.position, every_left, every_fraction)
+        self.path = self.path[every_left]
+        self.counts.append(len(every_left))
+        return new
 
     def moved(self, index: Tensor, version: int) -> Tensor:
         """Return the indices of now of rows that had `index` at `version`."""
@@ -81,5 +85,5 @@ class Rows:
         moved = values[left]
         (new,) = fraction.nonzero(as_tuple=True)  # the others stay exactly what they were
         weight = fraction[new].to(values.dtype).reshape(-1, *[1] * (values.dim() - 1))
-        moved[new] = torch.lerp(moved[new], values[left[new] + 1], weight)
+        moved[new] = moved[new].lerp_(values[left[new] + 1], weight)
         return moved

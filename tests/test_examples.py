@@ -33,3 +33,17 @@ def test_compare_regularizers_does_not_mix_with_earlier_runs(run, tmp_path, caps
     (tmp_path / "events.out.tfevents.1").touch()
     assert run("compare_regularizers.py", f"--folder={tmp_path}") == 2
     assert "has runs already: remove it, or name another --folder" in capsys.readouterr().err
+
+
+def test_regions_while_training_ends_with_the_table_and_the_figure(run, tmp_path, capsys):
+    figure = tmp_path / "regions.png"
+    arguments = ("--epochs=3", "--seeds=1", f"--figure={figure}")
+    assert run("regions_while_training.py", *arguments) == 0
+    printed = capsys.readouterr().out
+    for network in ("20 x 3", "32 x 3", "64 x 4"):
+        row = next(line for line in printed.splitlines() if f"│ {network}" in line)
+        start, lowest, end, *distances = map(float, row.strip("│ ").split("│")[1:])
+        assert lowest <= min(start, end)
+        assert 0.8 < start < 1.2  # one region per unit, as Hanin and Rolnick found
+        assert all(0.4 < distance < 1.5 for distance in distances)
+    assert 10_000 < figure.stat().st_size < 200_000

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import Normed, Prelu, Residual, Sawtooth, Staircase, Tied, linear, mlp
+from sweeps import confirm, dense, lengths, points_at, sweep
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 as everybody calls it
 from torch.nn.modules import module as global_hooks
@@ -27,74 +28,8 @@ def line(*vertices):
     return torch.tensor(vertices, dtype=torch.float64)[None, :, None]
 
 
-def points_at(path, where, position):
-    """The points on the paths, `path` (s, p, ...), at positions."""
-    before = position.long().clamp(0, path.shape[1] - 2)
-    fraction = (position - before).reshape(-1, *[1] * (path.dim() - 2))
-    return torch.lerp(path[where, before], path[where, before + 1], fraction)
-
-
-def lengths(values):
-    return values.diff(dim=0).norm(dim=1)
-
-
 def length_of(name, rows, values):
     return lengths(values)
-
-
-def flat(y):
-    return y.flatten(1) if isinstance(y, torch.Tensor) else torch.cat([o.flatten(1) for o in y], 1)
-
-
-def confirm(network, path, least=2):
-    """Each piece is affine, and dense sampling finds no transitions that were not found."""
-    found = pieces(network, path)
-    vertices = torch.arange(path.shape[1], dtype=path.dtype)
-    for index in range(len(path)):
-        knots = found.position[found.path == index]
-        ends = torch.cat([vertices, knots]).sort().values
-        start, end = ends[:-1], ends[1:]
-        start, end = (e[end - start > 1e-9] for e in (start, end))
-        inner = torch.cat([start + share * (end - start) for share in (0.2, 0.5, 0.8)])
-        x = points_at(path, torch.full_like(inner, index).long(), inner)
-        left, middle, right = flat(network(x)).chunk(3)
-        assert_close((left + right) / 2, middle, rtol=1e-9, atol=1e-9)
-    dense = torch.cat([torch.lerp(a, b, t) for a, b, t in _steps(path)], 1)
-    for site, count in transitions_per_site(lambda x: flat(network(x)), dense).items():
-        assert (count <= found.transitions(site)).all(), site
-    assert (found.regions() <= 1 + found.transitions()).all()
-    assert (found.regions() >= least).all()
-    return found
-
-
-def _steps(path, steps=400):
-    t = torch.linspace(0, 1, steps).reshape(1, -1, *[1] * (path.dim() - 2))
-    for a, b in pairwise(path.unbind(1)):
-        yield a[:, None], b[:, None], t
-
-
-def sweep(network, a, b):
-    """Positions of the knots on a segment, layer by layer, of linear layers and ReLUs."""
-    t = np.array([0.0, 1.0])
-    for layer in network:
-        if not isinstance(layer, nn.Linear) or layer is network[-1]:
-            continue
-        new = []
-        z = _layer(network, layer, a + t[:, None] * (b - a))
-        for i, j in zip(*np.nonzero(z[:-1] * z[1:] < 0), strict=True):
-            new.append(t[i] + z[i, j] / (z[i, j] - z[i + 1, j]) * (t[i + 1] - t[i]))
-        t = np.unique(np.concatenate([t, new]))
-    return t[1:-1]
-
-
-def _layer(network, last, h):
-    for layer in network:
-        if isinstance(layer, nn.Linear):
-            z = h @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
-            if layer is last:
-                return z
-            h = np.maximum(z, 0)
-    raise AssertionError
 
 
 # By hand
@@ -590,8 +525,7 @@ def test_lengths_are_those_of_the_path_with_all_knots():
 
 def test_a_length_is_what_many_vertices_come_to():
     network, path = deep()
-    dense = torch.cat([torch.lerp(a, b, t) for a, b, t in _steps(path, 4000)], 1)
-    expected = torch.stack([lengths(network(x)).sum() for x in dense])
+    expected = torch.stack([lengths(network(x)).sum() for x in dense(path, 4000)])
     measured = pieces(network, path, measure=length_of).measured["output"]
     assert_close(measured, expected, rtol=1e-4, atol=0)  # between vertices it cuts corners
 
@@ -622,6 +556,14 @@ def test_values_to_keep_stay_where_the_network_writes_over_them():
 def test_nothing_is_kept_of_a_site_that_is_not_there():
     with pytest.raises(ValueError, match=r"^keep has 'rule', expected some of input, output, relu"):
         pieces(torch.relu, line(-1, 4), keep=["rule"])
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+def test_it_works_in_every_mode_of_autograd(mode):
+    network, path = nn.Sequential(nn.ReLU(inplace=True), mlp(3, 8, 2)), torch.randn(2, 4, 3)
+    expected = pieces(network, path)
+    with mode():
+        assert_close(pieces(network, path + 0).position, expected.position)
 
 
 # No trace
@@ -670,6 +612,10 @@ BENT = {
     "tanh": (torch.tanh, "tanh"),
     "product": (lambda x: x * x.relu(), "mul"),
     "matrix product": (lambda x: x[:, None] @ x[:, :, None], "bmm"),
+    "prelu of a slope that depends on x": (
+        lambda x: torch.ops.aten._prelu_kernel(x, 2 * x),
+        "prelu_kernel",
+    ),
     "square": (lambda x: x**2, "pow"),
     "division": (lambda x: 1 / x, "reciprocal"),
     "norm": (lambda x: x.norm(dim=1), "linalg_vector_norm"),
@@ -758,6 +704,7 @@ WRITING = {
     "fill": (cleared, "fill"),
     "relu": (cut, "relu"),
     "out": (lambda x: torch.add(x, 1, out=torch.zeros_like(x)), "add"),
+    "out of clamp": (lambda x: torch.clamp(x, min=0, out=torch.zeros_like(x)), "clamp"),
 }
 
 
@@ -774,6 +721,10 @@ CHOOSING = {
     "equality": (lambda x: x.masked_fill(x != 0, 1.0), "ne", (1, 2, 3)),
     "integers": (lambda x: x.long() + x, "to_copy", (1, 2, 3)),
     "noise": (lambda x: x + torch.rand_like(x), "rand_like", (1, 2, 3)),
+    "winner": (lambda x: x * F.one_hot(x.max(1).indices, 3), "local_scalar_dense", (1, 2, 3)),
+    "winner compared": (lambda x: x * (x.max(1, True).indices == 1), "mul", (1, 2, 3)),
+    "gathering": (lambda x: x.gather(1, x.max(1, True).indices + 0), "gather", (1, 2, 3)),
+    "casting": (lambda x: x + x.max(1, True).indices.to(x.dtype), "to_copy", (1, 2, 3)),
 }
 
 
@@ -789,13 +740,37 @@ def test_an_output_that_does_not_depend_on_the_input_is_refused():
         pieces(lambda x: torch.zeros(len(x), 2), torch.randn(2, 3, 4))
 
 
-def test_a_batch_size_that_cannot_be_corrected_is_named_with_what_to_do():
-    layer = nn.Linear(6, 6)
+@pytest.mark.parametrize(
+    "reshape",
+    [
+        lambda h, n: h.reshape(n, 6),
+        lambda h, n: h.reshape((n, 6)),
+        lambda h, n: torch.reshape(h, (n, 6)),
+        lambda h, n: torch.reshape(h, shape=(n, 6)),
+        lambda h, n: h.reshape(shape=(n, -1)),
+        lambda h, n: h.reshape([n, -1]),
+        lambda h, n: h.contiguous().view(n, 6),
+        lambda h, n: h.sum((1, 2)).reshape(n)[:, None] * torch.ones(6),
+    ],
+)
+def test_a_batch_size_read_at_the_top_may_shape_what_was_permuted(reshape):
+    layer, path = nn.Linear(6, 6), torch.randn(3, 2, 6)
 
     def network(x):
         n = len(x)
         h = torch.relu(layer(x)).view(n, 2, 3).permute(0, 2, 1)
-        return h.reshape(n, 6)  # refused before it can be corrected, since this copies
+        return torch.relu(reshape(h, n))
+
+    expected = pieces(lambda x: torch.relu(torch.relu(layer(x))), path)
+    assert_close(pieces(network, path).regions(), expected.regions())
+
+
+def test_a_batch_size_that_cannot_be_corrected_is_named_with_what_to_do():
+    layer = nn.Linear(6, 6)
+
+    def network(x):
+        padding = torch.zeros(len(x), 2)
+        return torch.cat([torch.relu(layer(x)), padding], 1)
 
     with pytest.raises(ValueError, match="read the batch size before: use -1 for it, or count"):
         pieces(network, torch.randn(3, 2, 6))

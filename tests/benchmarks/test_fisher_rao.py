@@ -1,30 +1,13 @@
-from collections.abc import Callable
-from statistics import median
-from time import perf_counter
-
 import pytest
 import torch
 from networks import mlp
+from speed import times_faster
 from torch.func import functional_call, grad, vmap
 from torch.testing import assert_close
 
 from lightning_effcx.functional import fisher_rao_norm
 
 pytestmark = pytest.mark.benchmark
-ROUNDS = 9
-
-
-def seconds(act: Callable[[], object]) -> float:
-    start = perf_counter()
-    act()
-    return perf_counter() - start
-
-
-def times_faster(one: Callable[[], object], other: Callable[[], object]) -> float:
-    """How many times faster `one` is than `other`, both measured in turns after a warm-up."""
-    one()
-    other()
-    return median(seconds(other) / seconds(one) for _ in range(ROUNDS))
 
 
 def test_the_fisher_rao_norm_is_at_least_four_times_faster_than_per_sample_gradients(benchmark):
