@@ -19,7 +19,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from lightning_effcx.batches import mixes_samples, mixing
 from lightning_effcx.envelope import overtakings, successions
 from lightning_effcx.observe import Network, differentiating
-from lightning_effcx.operations import FRESH, Operation, check_continuous, nonlinearity
+from lightning_effcx.operations import FRESH, Operation, check_continuous, nonlinearity, tensors
 from lightning_effcx.rows import Rows
 from lightning_effcx.sites import SiteNames
 
@@ -95,7 +95,7 @@ class Engine(TorchDispatchMode):
                 "the network does not go on where rows are inserted, probably since it read the "
                 f"batch size before: use -1 for it, or count transitions instead ({error})."
             ) from error
-        for output in tree_leaves(y):
+        for output in tree_leaves(y):  # of whatever class
             if isinstance(output, Tensor) and output in self.versions:
                 self._measure("output", self.rows.bring(output, self.versions[output]))
                 return
@@ -119,10 +119,11 @@ class Engine(TorchDispatchMode):
     ) -> Any:
         del types
         kwargs = kwargs or {}
-        operands = tree_leaves((args, kwargs))
-        if any(isinstance(a, Tensor) and a in self._indices for a in operands):
+        operands = list(tensors(args, kwargs))
+        depends = any(map(self._depends, operands))
+        if any(operand in self._indices for operand in operands):
             return self._index(func, args, kwargs)
-        if not any(map(self._depends, operands)):
+        if not depends:
             return func(*args, **kwargs)
         if "out" in kwargs:
             self._overwrite(None, kwargs["out"], func.overloadpacket.__name__, 0)
@@ -142,13 +143,13 @@ class Engine(TorchDispatchMode):
 
     def _index(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Let the indices of what was chosen be rearranged, but nothing else be made of them."""
-        if not any(map(self._depends, tree_leaves((args, kwargs)))):
-            out = func(*args, **kwargs)
-            made = tree_leaves(out)
-            if all(isinstance(t, Tensor) and not t.is_floating_point() for t in made):
-                self._indices.update(dict.fromkeys(made, True))
-                return out
-        raise _deciding(func.overloadpacket.__name__.strip("_"))
+        alone = not any(map(self._depends, tensors(args, kwargs)))
+        out = func(*args, **kwargs) if alone else None
+        made = list(tensors(out))
+        if not made or any(tensor.is_floating_point() for tensor in made):
+            raise _deciding(func.overloadpacket.__name__.strip("_"))
+        self._indices.update(dict.fromkeys(made, True))
+        return out
 
     # -- what depends on x
 
@@ -159,17 +160,17 @@ class Engine(TorchDispatchMode):
 
     def _bring(self, arguments: Any, version: int) -> Any:
         """Bring what depends on x to the rows of `version`, and the rest to its precision."""
-
-        def bring(argument: Any) -> Any:
-            if not isinstance(argument, Tensor):
-                return argument
-            if argument in self.versions:
-                brought = self.rows.bring(argument, self.versions[argument], version)
-                self.versions[brought] = version
-                return brought
-            return argument.to(self.x.dtype) if argument.is_floating_point() else argument
-
-        return tree_map(bring, arguments)
+        if isinstance(arguments, dict):
+            return {name: self._bring(value, version) for name, value in arguments.items()}
+        if isinstance(arguments, (list, tuple)):
+            return type(arguments)([self._bring(argument, version) for argument in arguments])
+        if not isinstance(arguments, Tensor):
+            return arguments
+        if arguments in self.versions:
+            brought = self.rows.bring(arguments, self.versions[arguments], version)
+            self.versions[brought] = version
+            return brought
+        return arguments.to(self.x.dtype) if arguments.is_floating_point() else arguments
 
     def _put(self, func: Any, args: tuple[Any, ...], out: Any, name: str, at: int = -1) -> Any:
         """Register what an operation returned; where it works in place, in the caller's tensor."""
@@ -177,8 +178,8 @@ class Engine(TorchDispatchMode):
         if func._schema.is_mutable:  # noqa: SLF001
             self._overwrite(args[0], out, name, version)
             out = args[0]
-        for tensor in tree_leaves(out):
-            if not isinstance(tensor, Tensor) or not tensor.numel():
+        for tensor in tensors(out):
+            if not tensor.numel():
                 continue  # such as the statistics that batch normalisation did not take
             if tensor.is_floating_point() or tensor.is_complex():
                 # Samples may be in parts: linear layers cut those of several dimensions.
@@ -218,7 +219,7 @@ class Engine(TorchDispatchMode):
             raise _deciding(operator)
         if mixes_samples(func, args, self._depends):
             raise mixing(operator)
-        used = [a for a in tree_leaves((args, kwargs)) if self._depends(a)]
+        used = [a for a in tensors(args, kwargs) if self._depends(a)]
         version = max(self.versions[a] for a in used)
         given, named = self._bring((args, kwargs), version)
         if operator in _SIZED:

@@ -6,7 +6,7 @@ smooth `curve` of one of them, or `other`. The lists name what is linear: whatev
 is taken for nonlinear, so that an operator of tomorrow is seen rather than missed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -51,6 +51,7 @@ _FACTORS = {
 _MODIFIERS = {"div": 1, "grid_sampler_2d": 1, "grid_sampler_3d": 1, "lerp": 2}
 _BATCH_NORMS = frozenset({"native_batch_norm", "native_batch_norm_legit", "cudnn_batch_norm"})
 _BATCH_NORMS_IN_EVAL = frozenset({"native_batch_norm_legit_no_training"})
+_ALWAYS_LINEAR = _LINEAR | FRESH | _CHECKS | _BATCH_NORMS_IN_EVAL
 _MAXIMA = frozenset(
     """
     adaptive_max_pool2d adaptive_max_pool3d amax amin max max_pool2d_with_indices
@@ -107,6 +108,17 @@ class Operation:
     jumps: bool = False
 
 
+def tensors(*arguments: Any) -> Iterator[Tensor]:
+    """Go through the tensors among what an operator takes or returns, also in lists and dicts."""
+    for argument in arguments:
+        if isinstance(argument, Tensor):
+            yield argument
+        elif isinstance(argument, (list, tuple)):
+            yield from tensors(*argument)
+        elif isinstance(argument, dict):
+            yield from tensors(*argument.values())
+
+
 def nonlinearity(
     func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], depends: Callable[[Any], bool]
 ) -> Operation | None:
@@ -143,7 +155,7 @@ def nonlinearity(
 
 
 def _is_linear(name: str, args: tuple[Any, ...], depends: Callable[[Any], bool]) -> bool:
-    if name in _LINEAR | FRESH | _CHECKS | _BATCH_NORMS_IN_EVAL:
+    if name in _ALWAYS_LINEAR:
         return True
     if name in _FACTORS:
         return sum(depends(args[i]) for i in _FACTORS[name]) <= 1

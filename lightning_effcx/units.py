@@ -21,10 +21,9 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from lightning_effcx.observe import Network, evaluate
-from lightning_effcx.operations import FRESH, Kind, Operation, nonlinearity
+from lightning_effcx.operations import FRESH, Kind, Operation, nonlinearity, tensors
 from lightning_effcx.sites import SiteNames
 
 
@@ -145,7 +144,7 @@ class _Listener(TorchDispatchMode):
     ) -> Any:
         del types
         kwargs = kwargs or {}
-        if not self.hearing or not any(map(self._depends, tree_leaves((args, kwargs)))):
+        if not self.hearing or not any(map(self._depends, tensors(args, kwargs))):
             return func(*args, **kwargs)
         operation = nonlinearity(func, args, kwargs, self._depends)
         mutates = func._schema.is_mutable  # noqa: SLF001 such as relu_, or copy_ into a buffer
@@ -174,9 +173,9 @@ class _Listener(TorchDispatchMode):
         return StorageWeakRef(argument.untyped_storage()).cdata in self.dependent
 
     def _mark(self, out: Any) -> None:
-        for tensor in tree_leaves(out):
+        for tensor in tensors(out):
             # What is no number, such as a comparison, is constant between the kinks.
-            if isinstance(tensor, Tensor) and (tensor.is_floating_point() or tensor.is_complex()):
+            if tensor.is_floating_point() or tensor.is_complex():
                 reference = StorageWeakRef(tensor.untyped_storage())
                 self.dependent[reference.cdata] = reference
 

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from lightning_effcx.metrics.base import PathMetric
-from lightning_effcx.observe import Network
+from lightning_effcx.observe import Network, in_precision
 from lightning_effcx.paths import Segment
 from lightning_effcx.pieces import pieces
 from lightning_effcx.rows import Rows
@@ -62,7 +62,11 @@ def linear_deviation(network: Network, path: Float[Tensor, "s p ..."]) -> Float[
 
 
 def _outputs(network: Network, x: Tensor) -> Tensor:
-    """Evaluate the network as the exact pass does, also where it is no module: paths of one row."""
+    """Evaluate the network in the precision of `x`, of which the exact pass knows how."""
+    exact = in_precision(network, x.dtype)
+    if exact is not network:
+        with torch.no_grad():
+            return exact(x).flatten(1)
     found: list[Tensor] = []
 
     def take(site: str, rows: Rows, values: Tensor) -> None:
@@ -70,7 +74,7 @@ def _outputs(network: Network, x: Tensor) -> Tensor:
         if site == "output":
             found.append(values)
 
-    pieces(network, x[:, None], measure=take)
+    pieces(network, x[:, None], measure=take)  # each sample a path of its own
     return torch.cat(found)
 
 

@@ -57,14 +57,14 @@ def jacobian_norm(
         x = x.clone() if keep_graph and x.requires_grad else x.detach().clone().requires_grad_()
         y = evaluate(network, x)
         y = y if of == "outputs" else _probabilities(y)
-        rows = [
-            torch.autograd.grad(
+        norms = []
+        for cotangent in _cotangents(y, directions, generator):
+            (row,) = torch.autograd.grad(
                 y, x, cotangent, retain_graph=True, create_graph=keep_graph, materialize_grads=True
-            )[0]
-            for cotangent in _cotangents(y, directions, generator)
-        ]
-        # vector_norm, unlike sqrt of a sum, has gradient 0 rather than NaN where J vanishes.
-        return torch.linalg.vector_norm(torch.stack(rows, 1).flatten(1), dim=1)
+            )
+            # vector_norm, unlike sqrt of a sum, has gradient 0 rather than NaN where J vanishes.
+            norms.append(torch.linalg.vector_norm(row.flatten(1), dim=1))
+        return torch.linalg.vector_norm(torch.stack(norms), dim=0)
 
 
 class JacobianNorm(SampleMetric):
