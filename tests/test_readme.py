@@ -38,12 +38,14 @@ def test_ci_runs_the_command_that_runs_the_tests():
     assert command in (ROOT / ".ci" / "run").read_text()
 
 
-def test_the_picture_is_there_and_small():
-    (picture,) = re.findall(r"!\[.*\]\((.*\.png)\)", README)
-    assert 10_000 < (ROOT / picture).stat().st_size < 200_000
+def test_the_pictures_are_there_and_small():
+    pictures = re.findall(r"!\[.*\]\((.*\.png)\)", README)
+    assert len(pictures) == 2
+    for picture in pictures:
+        assert 10_000 < (ROOT / picture).stat().st_size < 200_000
 
 
 def test_the_code_is_python():
-    assert len(blocks("python")) == 3
+    assert len(blocks("python")) == 4
     for block in blocks("python"):
         ast.parse(block)
