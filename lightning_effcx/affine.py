@@ -9,18 +9,18 @@ Nothing is approximated.
 """
 
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from lightning_effcx.engine import Engine
 from lightning_effcx.envelope import contest
 from lightning_effcx.observe import Network, differentiating, in_precision
 from lightning_effcx.operations import Operation
+from lightning_effcx.passes import Pass
 from lightning_effcx.rows import Rows
 
 _ROUNDING = 1e-13  # relative to the largest value at zero: smaller derivatives are none
@@ -74,8 +74,8 @@ def bends(network: Network, x: Tensor, directions: Tensor | None = None) -> dict
     return extension.bends
 
 
-class AffineExtension(Engine):
-    """An engine whose rows are samples and directions, so that nothing bends between them.
+class AffineExtension(Pass):
+    """A pass whose rows are samples and directions, with no paths between them.
 
     Attributes:
         bends: Where the units of each site bend.
@@ -89,7 +89,19 @@ class AffineExtension(Engine):
         batch = torch.cat([x[None], torch.zeros_like(x[None]), moved]).flatten(0, 1)
         alone = torch.arange(len(batch), device=x.device)  # no two rows are on one path
         rows = Rows(alone, torch.zeros(len(batch)).to(x))
-        super().__init__(rows, batch, {}, budget=sys.maxsize)
+        super().__init__(rows, batch)
+
+    @override
+    def _nonlinear(
+        self,
+        operation: Operation,
+        name: str,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        run = self._choose if operation.chooses else self._bend
+        return run(func, args, kwargs, name)
 
     def _bend(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Tensor:
         given, named = self._bring((args, kwargs), 0)

@@ -30,7 +30,7 @@ from lightning_effcx.rows import Rows
 BUDGET = 2**28
 """Bytes that the activations of one pass may take, unless the network needs more for one row."""
 
-_NEAR = 1e-12  # of a segment: knots closer than this are one boundary, met by several units
+_NEAR = 1e-12  # of a segment
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,13 +67,19 @@ class Pieces:
         chosen = slice(None) if site is None else self.site == self.sites.index(site)
         return self.path[chosen].bincount(minlength=self.paths)
 
-    def regions(self) -> Int[Tensor, " s"]:
-        """Count the pieces on each path: one more than there are different knots."""
-        if not len(self.path):
-            return torch.ones(self.paths, dtype=torch.long, device=self.path.device)
-        apart = (self.position.diff() > _NEAR) | (self.path.diff() > 0)
+    def regions(self, site: str | None = None) -> Int[Tensor, " s"]:
+        """Count the pieces on each path: one more than there are different knots, or of one site's.
+
+        Knots that are closer than a part in 10^12 of a segment are one boundary, met by several
+        units.
+        """
+        chosen = slice(None) if site is None else self.site == self.sites.index(site)
+        path, position = self.path[chosen], self.position[chosen]
+        if not len(path):
+            return torch.ones(self.paths, dtype=torch.long, device=path.device)
+        apart = (position.diff() > _NEAR) | (path.diff() > 0)
         first = torch.cat([apart.new_ones(1), apart])
-        return 1 + self.path[first].bincount(minlength=self.paths)
+        return 1 + path[first].bincount(minlength=self.paths)
 
 
 def pieces(  # noqa: PLR0913 each is one thing that users may choose

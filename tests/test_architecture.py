@@ -27,6 +27,7 @@ FLOORS = [
         "paths",
         "rows",
         "envelope",
+        "passes",
         "affine",
         "engine",
         "pieces",

@@ -735,6 +735,24 @@ def test_what_decides_by_its_input_or_by_chance_is_refused(network, operation, s
         pieces(network, torch.randn(shape))
 
 
+def test_a_site_has_regions_of_its_own():
+    network, path = mlp(3, 8, 8, 2), torch.randn(4, 2, 3)
+    found = pieces(network, path)
+    assert_close(found.regions("1"), pieces(network[:2], path).regions())
+    assert_close(found.regions("1") + found.regions("3") - 1, found.regions())
+    assert pieces(lambda x: F.relu(x + 9), line(0, 1)).regions("relu").tolist() == [1]
+
+
+@pytest.mark.parametrize("padding", [(2, 0, 0, 1), (1, 1, 1, 1)])
+def test_circular_padding_wraps_around(padding):
+    conv = nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular")
+
+    def network(x):
+        return torch.relu(conv(F.pad(x, padding, mode="circular"))).flatten(1)
+
+    confirm(network, torch.randn(2, 2, 1, 4, 4))
+
+
 def test_an_output_that_does_not_depend_on_the_input_is_refused():
     with pytest.raises(ValueError, match="returned no tensor that depends on its input"):
         pieces(lambda x: torch.zeros(len(x), 2), torch.randn(2, 3, 4))

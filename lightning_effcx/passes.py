@@ -1,0 +1,291 @@
+"""Passes: run a network at the dispatcher, and follow what depends on its input.
+
+Below Python all spellings of an operation look the same. Affine operations run as they are, at the
+latest version of the rows that their operands belong to; what is not piecewise linear, or does not
+treat each row by itself, is refused by name. What happens at a nonlinearity is for subclasses.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+from lightning_effcx.batches import mixes_samples, mixing
+from lightning_effcx.observe import Network, differentiating
+from lightning_effcx.operations import FRESH, Operation, check_continuous, nonlinearity, tensors
+from lightning_effcx.rows import Rows
+from lightning_effcx.sites import SiteNames
+
+_SIZED = frozenset(
+    {"expand", "new_full", "new_ones", "new_zeros", "reshape", "unsafe_view", "view"}
+)
+_ANSWERS = frozenset({"eq", "equal", "local_scalar_dense", "ne"})  # what control flow asks for
+_FEW = 32  # rows
+
+
+class Pass(TorchDispatchMode):
+    """One pass of a network over rows, which may be refined on the way.
+
+    Args:
+        rows: The rows.
+        x: The inputs there, in the precision of the pass.
+
+    Attributes:
+        rows: The rows as they are refined.
+        versions: The version of the rows of each tensor that depends on `x`.
+    """
+
+    def __init__(self, rows: Rows, x: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.rows = Rows(rows.path, rows.position)
+        with torch.inference_mode(False):  # else the network could not write in place
+            self.x = x.clone()
+        self.names = SiteNames()
+        self.versions = WeakIdKeyDictionary()
+        self.versions[self.x] = 0
+        self._indices = WeakIdKeyDictionary()  # which element a choice took
+
+    def run(self, network: Network) -> Tensor:
+        """Pass all rows through the network; return its outputs at the rows of the end."""
+        try:
+            with torch.no_grad(), differentiating(), self.names, _Above(self), self:
+                y = network(self.x)
+        except RuntimeError as error:
+            if not self.rows.version:
+                raise  # it has nothing to do with the rows that were inserted
+            raise ValueError(
+                "the network does not go on where rows are inserted, probably since it read the "
+                f"batch size before: use -1 for it, or count transitions instead ({error})."
+            ) from error
+        for output in tree_leaves(y):  # of whatever class
+            if isinstance(output, Tensor) and output in self.versions:
+                return self.rows.bring(output, self.versions[output])
+        raise ValueError("the network returned no tensor that depends on its input.")
+
+    @abstractmethod
+    def _nonlinear(
+        self,
+        operation: Operation,
+        name: str,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Return what a nonlinearity makes of all rows, of which there may be more afterwards."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        del types
+        kwargs = kwargs or {}
+        operands = list(tensors(args, kwargs))
+        depends = any(map(self._depends, operands))
+        if any(operand in self._indices for operand in operands):
+            return self._index(func, args, kwargs)
+        if not depends:
+            return func(*args, **kwargs)
+        if "out" in kwargs:
+            self._overwrite(None, kwargs["out"], func.overloadpacket.__name__, 0)
+        operation = nonlinearity(func, args, kwargs, self._depends)
+        if operation is None:
+            return self._affine(func, args, kwargs)
+        name = self.names.name(operation.name)
+        check_continuous(name, operation)
+        if operation.chooses and _is_across_samples(operation):
+            raise mixing(name)
+        return self._put(func, args, self._nonlinear(operation, name, func, args, kwargs), name)
+
+    def _index(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Let the indices of what was chosen be rearranged, but nothing else be made of them."""
+        alone = not any(map(self._depends, tensors(args, kwargs)))
+        out = func(*args, **kwargs) if alone else None
+        made = list(tensors(out))
+        if not made or any(tensor.is_floating_point() for tensor in made):
+            raise _deciding(func.overloadpacket.__name__.strip("_"))
+        self._indices.update(dict.fromkeys(made, True))
+        return out
+
+    # -- what depends on x
+
+    def _depends(self, argument: Any) -> bool:
+        if isinstance(argument, (list, tuple)):
+            return any(map(self._depends, argument))
+        return isinstance(argument, Tensor) and argument in self.versions
+
+    def _bring(self, arguments: Any, version: int) -> Any:
+        """Bring what depends on x to the rows of `version`, and the rest to its precision."""
+        if isinstance(arguments, dict):
+            return {name: self._bring(value, version) for name, value in arguments.items()}
+        if isinstance(arguments, (list, tuple)):
+            return type(arguments)([self._bring(argument, version) for argument in arguments])
+        if not isinstance(arguments, Tensor):
+            return arguments
+        if arguments in self.versions:
+            brought = self.rows.bring(arguments, self.versions[arguments], version)
+            self.versions[brought] = version
+            return brought
+        return arguments.to(self.x.dtype) if arguments.is_floating_point() else arguments
+
+    def _put(self, func: Any, args: tuple[Any, ...], out: Any, name: str, at: int = -1) -> Any:
+        """Register what an operation returned; where it works in place, in the caller's tensor."""
+        version = self.rows.version if at < 0 else at
+        if func._schema.is_mutable:  # noqa: SLF001
+            self._overwrite(args[0], out, name, version)
+            out = args[0]
+        for tensor in tensors(out):
+            if not tensor.numel():
+                continue  # such as the statistics that batch normalisation did not take
+            if tensor.is_floating_point() or tensor.is_complex():
+                # Samples may be in parts: linear layers cut those of several dimensions.
+                if not tensor.dim() or len(tensor) % self.rows.counts[version]:
+                    raise mixing(name)
+                self.versions[tensor] = version
+            else:
+                self._indices[tensor] = True
+        return out
+
+    def _overwrite(self, target: Any, value: Tensor, name: str, version: int) -> None:
+        shared = self._sharing(target) if self._depends(target) else []
+        if not self._depends(target) or not all(_is_whole(t, target) for t in shared):
+            raise ValueError(
+                f"site {name!r} writes in place into a part of a tensor, which cannot be followed: "
+                "use torch.cat, torch.stack or an operation that is not in place."
+            )
+        rows = self.rows.counts[self.versions[target]]
+        now = self.rows.counts[version]
+        value = value.contiguous() if shared else value
+        target.set_(value)
+        for other in shared:  # such as what a view was taken of
+            other.set_(value.view(len(other) // rows * now, *other.shape[1:]))
+            self.versions[other] = version
+
+    def _sharing(self, target: Tensor) -> list[Any]:
+        """Return the other tensors still in use that share the target's memory."""
+        storage = target.untyped_storage().data_ptr()
+        others = (t for t in self.versions if t is not target and t.numel())
+        return [t for t in others if t.untyped_storage().data_ptr() == storage]
+
+    # -- affine operations
+
+    def _affine(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        operator = func.overloadpacket.__name__.strip("_")
+        if operator in _ANSWERS or operator.startswith("rand") or _to_integers(func, kwargs):
+            raise _deciding(operator)
+        if mixes_samples(func, args, self._depends):
+            raise mixing(operator)
+        used = [a for a in tensors(args, kwargs) if self._depends(a)]
+        version = max(self.versions[a] for a in used)
+        given, named = self._bring((args, kwargs), version)
+        if operator in _SIZED:
+            given = (given[0], self.resized(given[1], version), *given[2:])
+        if operator == "view":
+            out = given[0].reshape(given[1])
+        elif operator == "to_copy":  # the pass keeps its own precision
+            out = given[0].clone()
+        else:
+            if func._schema.is_mutable and given[0] is args[0]:  # noqa: SLF001
+                given = (given[0].clone(), *given[1:])
+            is_convolution = operator == "convolution"
+            out = _convolve(func, *given) if is_convolution else func(*given, **named)
+        if operator in FRESH and (not out.dim() or len(out) != self.rows.counts[version]):
+            return out  # a constant
+        return self._put(func, args, out, operator, version)
+
+    def resized(self, size: Any, version: int) -> Any:
+        """Correct a batch size that the network read before rows were inserted."""
+        if not isinstance(size, (list, tuple)) or not size:
+            return size
+        for stale in reversed(self.rows.counts[:version]):
+            if size[0] == stale:
+                return [self.rows.counts[version], *size[1:]]
+        return size
+
+    def _read(self, func: Any, given: tuple[Any, ...], named: dict[str, Any]) -> Operation:
+        operation = nonlinearity(func, given, named, self._depends)
+        assert operation is not None  # noqa: S101 it was one before its operands were brought here
+        return operation
+
+    def _by_row(self, values: Tensor) -> Tensor:
+        return values.reshape(len(self.rows.path), -1)
+
+
+class _Above(TorchFunctionMode):
+    """Sees what the dispatcher does not, or in parts only.
+
+    Reshapes are checked before they are dispatched, so a batch size that was read too early is
+    corrected here. Circular padding is written in place, part by part.
+    """
+
+    def __init__(self, running: Pass) -> None:
+        super().__init__()
+        self.running = running
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        del types
+        kwargs = kwargs or {}
+        if func in {Tensor.reshape, torch.reshape} and args[0] in self.running.versions:
+            x, *size = args
+            if not size or not isinstance(size[0], int):
+                (size,) = size or [kwargs["shape"]]
+            return func(x, self.running.resized(size, self.running.versions[x]))
+        if func is torch.nn.functional.pad and "circular" in {*args[2:3], kwargs.get("mode")}:
+            return _wrapped(*args[:2])
+        return func(*args, **kwargs)
+
+
+def _wrapped(x: Tensor, padding: Sequence[int]) -> Tensor:
+    """Pad with what is at the other end; `padding` starts with the last dimension."""
+    for last, (before, after) in enumerate(zip(padding[::2], padding[1::2], strict=True), start=1):
+        end = x.narrow(-last, x.shape[-last] - before, before)
+        x = torch.cat([end, x, x.narrow(-last, 0, after)], -last)
+    return x
+
+
+def _is_across_samples(choice: Operation) -> bool:
+    """Tell whether a maximum is taken across samples, as it is without dimensions."""
+    if "pool" in choice.name:
+        return False
+    return not choice.dims or 0 in {dim % choice.z.dim() for dim in choice.dims}
+
+
+def _convolve(func: Any, x: Tensor, *rest: Any) -> Tensor:
+    """Convolve a few rows at a time.
+
+    A convolution unfolds its input, which takes many times as much memory: of few rows it stays in
+    the caches, which makes this several times faster than all rows at once, and is soon freed.
+    """
+    first = func(x[:_FEW], *rest)
+    out = first.new_empty(len(x), *first.shape[1:])
+    out[:_FEW] = first
+    for start in range(_FEW, len(x), _FEW):
+        out[start : start + _FEW] = func(x[start : start + _FEW], *rest)
+    return out
+
+
+def _deciding(operator: str) -> ValueError:
+    return ValueError(
+        f"{operator!r} lets what the network does depend on its input, or on chance, in ways that "
+        "are not continuous and piecewise linear: count transitions instead."
+    )
+
+
+def _to_integers(func: Any, kwargs: dict[str, Any]) -> bool:
+    dtype = kwargs.get("dtype")
+    return func is torch.ops.aten._to_copy.default and not (  # noqa: SLF001
+        dtype is None or dtype.is_floating_point or dtype.is_complex
+    )
+
+
+def _is_whole(tensor: Tensor, other: Tensor) -> bool:
+    """Tell whether two tensors of the same memory are the same numbers in the same order."""
+    contiguous = tensor.is_contiguous() and other.is_contiguous()
+    same_place = tensor.storage_offset() == other.storage_offset()
+    return contiguous and same_place and tensor.numel() == other.numel()
