@@ -92,17 +92,6 @@ class AffineExtension(Pass):
         super().__init__(rows, batch)
 
     @override
-    def _nonlinear(
-        self,
-        operation: Operation,
-        name: str,
-        func: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        run = self._choose if operation.chooses else self._bend
-        return run(func, args, kwargs, name)
-
     def _bend(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Tensor:
         given, named = self._bring((args, kwargs), 0)
         operation = self._read(func, given, named)
@@ -125,6 +114,7 @@ class AffineExtension(Pass):
         slope = (run(right) - run(left)) / (right - left)
         return torch.cat([run(z), (self._moves(operation.z) * slope).flatten(0, 1)])
 
+    @override
     def _choose(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:
         given, named = self._bring((args, kwargs), 0)
         out = func(*given, **named)

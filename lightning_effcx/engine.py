@@ -87,21 +87,15 @@ class Engine(Pass):
     # -- nonlinear operations
 
     @override
-    def _nonlinear(
-        self,
-        operation: Operation,
-        name: str,
-        func: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
+    def _enter(self, name: str) -> None:
         self._fit(len(self.rows.path))
         self.sites.setdefault(name, len(self.sites))
-        run = self._choose if operation.chooses else self._bend
-        out = run(func, args, kwargs, name)
-        self._measure(name, out if isinstance(out, Tensor) else out[0])
-        return out
 
+    @override
+    def _leave(self, name: str, values: Tensor) -> None:
+        self._measure(name, values)
+
+    @override
     def _bend(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Tensor:
         given, named = self._bring((args, kwargs), self.rows.version)
         operation = self._read(func, given, named)
@@ -166,6 +160,7 @@ class Engine(Pass):
         self.versions[pinned] = self.rows.version
         return pinned
 
+    @override
     def _choose(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:
         """Refine until the winner of every window changes at ties only."""
         given, named = self._bring((args, kwargs), self.rows.version)

@@ -6,12 +6,10 @@ treat each row by itself, is refused by name. What happens at a nonlinearity is 
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
@@ -19,6 +17,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from lightning_effcx.batches import mixes_samples, mixing
 from lightning_effcx.observe import Network, differentiating
 from lightning_effcx.operations import FRESH, Operation, check_continuous, nonlinearity, tensors
+from lightning_effcx.rewrites import Rewrites
 from lightning_effcx.rows import Rows
 from lightning_effcx.sites import SiteNames
 
@@ -54,7 +53,13 @@ class Pass(TorchDispatchMode):
     def run(self, network: Network) -> Tensor:
         """Pass all rows through the network; return its outputs at the rows of the end."""
         try:
-            with torch.no_grad(), differentiating(), self.names, _Above(self), self:
+            with (
+                torch.no_grad(),
+                differentiating(),
+                self.names,
+                Rewrites(self._depends, self._resized),
+                self,
+            ):
                 y = network(self.x)
         except RuntimeError as error:
             if not self.rows.version:
@@ -69,15 +74,18 @@ class Pass(TorchDispatchMode):
         raise ValueError("the network returned no tensor that depends on its input.")
 
     @abstractmethod
-    def _nonlinear(
-        self,
-        operation: Operation,
-        name: str,
-        func: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        """Return what a nonlinearity makes of all rows, of which there may be more afterwards."""
+    def _bend(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Tensor:
+        """Return what units with kinks make of all rows, of which there may be more afterwards."""
+
+    @abstractmethod
+    def _choose(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:
+        """Return what a maximum makes of all rows, of which there may be more afterwards."""
+
+    def _enter(self, name: str) -> None:
+        """Come to a nonlinearity."""
+
+    def _leave(self, name: str, values: Tensor) -> None:
+        """Go on from a nonlinearity with these values."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -99,7 +107,11 @@ class Pass(TorchDispatchMode):
         check_continuous(name, operation)
         if operation.chooses and _is_across_samples(operation):
             raise mixing(name)
-        return self._put(func, args, self._nonlinear(operation, name, func, args, kwargs), name)
+        self._enter(name)
+        run = self._choose if operation.chooses else self._bend
+        out = self._put(func, args, run(func, args, kwargs, name), name)
+        self._leave(name, out if isinstance(out, Tensor) else out[0])
+        return out
 
     def _index(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Let the indices of what was chosen be rearranged, but nothing else be made of them."""
@@ -183,7 +195,7 @@ class Pass(TorchDispatchMode):
         version = max(self.versions[a] for a in used)
         given, named = self._bring((args, kwargs), version)
         if operator in _SIZED:
-            given = (given[0], self.resized(given[1], version), *given[2:])
+            given = (given[0], self._resized(given[0], given[1]), *given[2:])
         if operator == "view":
             out = given[0].reshape(given[1])
         elif operator == "to_copy":  # the pass keeps its own precision
@@ -197,8 +209,9 @@ class Pass(TorchDispatchMode):
             return out  # a constant
         return self._put(func, args, out, operator, version)
 
-    def resized(self, size: Any, version: int) -> Any:
+    def _resized(self, x: Tensor, size: Any) -> Any:
         """Correct a batch size that the network read before rows were inserted."""
+        version = self.versions[x]
         if not isinstance(size, (list, tuple)) or not size:
             return size
         for stale in reversed(self.rows.counts[:version]):
@@ -213,40 +226,6 @@ class Pass(TorchDispatchMode):
 
     def _by_row(self, values: Tensor) -> Tensor:
         return values.reshape(len(self.rows.path), -1)
-
-
-class _Above(TorchFunctionMode):
-    """Sees what the dispatcher does not, or in parts only.
-
-    Reshapes are checked before they are dispatched, so a batch size that was read too early is
-    corrected here. Circular padding is written in place, part by part.
-    """
-
-    def __init__(self, running: Pass) -> None:
-        super().__init__()
-        self.running = running
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        del types
-        kwargs = kwargs or {}
-        if func in {Tensor.reshape, torch.reshape} and args[0] in self.running.versions:
-            x, *size = args
-            if not size or not isinstance(size[0], int):
-                (size,) = size or [kwargs["shape"]]
-            return func(x, self.running.resized(size, self.running.versions[x]))
-        if func is torch.nn.functional.pad and "circular" in {*args[2:3], kwargs.get("mode")}:
-            return _wrapped(*args[:2])
-        return func(*args, **kwargs)
-
-
-def _wrapped(x: Tensor, padding: Sequence[int]) -> Tensor:
-    """Pad with what is at the other end; `padding` starts with the last dimension."""
-    for last, (before, after) in enumerate(zip(padding[::2], padding[1::2], strict=True), start=1):
-        end = x.narrow(-last, x.shape[-last] - before, before)
-        x = torch.cat([end, x, x.narrow(-last, 0, after)], -last)
-    return x
 
 
 def _is_across_samples(choice: Operation) -> bool:

@@ -27,6 +27,7 @@ FLOORS = [
         "paths",
         "rows",
         "envelope",
+        "rewrites",
         "passes",
         "affine",
         "engine",
