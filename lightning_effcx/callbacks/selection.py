@@ -23,7 +23,7 @@ from lightning_effcx.tags import check_name
 
 # Few paths, so that the whole set takes less than a tenth of the time of a small training.
 _SAMPLED = Segment(count=4, points=32)
-_EXACT = 4
+_EXACT = 3
 _BETWEEN_CLASSES = ("linear_regions/segment_same", "linear_regions/segment_different")
 _LINES = 2  # about as many knots each as the network has units
 

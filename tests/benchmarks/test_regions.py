@@ -1,6 +1,5 @@
 import copy
 
-import jaxtyping
 import pytest
 import torch
 from networks import mlp
@@ -13,14 +12,6 @@ from lightning_effcx.functional import boundary_distance, linear_regions
 from lightning_effcx.pieces import pieces
 
 pytestmark = pytest.mark.benchmark
-
-
-@pytest.fixture(autouse=True)
-def _only_computing():
-    # Checking shapes, as tests do, takes as long as a small network.
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def he(*widths):

@@ -1,0 +1,71 @@
+from time import perf_counter
+
+import pytest
+import torch
+from networks import mlp
+from pytorch_lightning import Trainer, seed_everything
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from trainings import STANDARD, Classifier
+
+from lightning_effcx.callbacks import ComplexityMonitor
+
+pytestmark = pytest.mark.benchmark
+
+
+class Mnist(Classifier):
+    """What people train first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = nn.Sequential(nn.Flatten(), mlp(784, 256, 256, 10))
+
+    def training_step(self, batch, batch_idx):
+        return self.scored("train", batch)
+
+    def validation_step(self, batch, batch_idx):
+        self.scored("val", batch)
+
+    def scored(self, stage, batch):
+        logits = self(batch[0])
+        loss = nn.functional.cross_entropy(logits, batch[1])
+        self.log(f"{stage}_loss", loss, prog_bar=True)
+        self.log(f"{stage}_acc", (logits.argmax(1) == batch[1]).float().mean())
+        return loss
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters())
+
+
+def mnist_sized():
+    """10,000 images for training and 2,000 for validation, of 28 x 28, made from the digits."""
+    digits, generator = load_digits(), torch.Generator().manual_seed(0)
+    index = torch.randint(len(digits.images), (12_000,), generator=generator)
+    small = torch.tensor(digits.images[index] / 16, dtype=torch.float32)[:, None]
+    x = nn.functional.interpolate(small, (28, 28), mode="bilinear")
+    x += 0.05 * torch.randn(x.shape, generator=generator)
+    return TensorDataset(x, torch.tensor(digits.target)[index])
+
+
+def test_the_standard_set_takes_at_most_a_tenth_of_the_time_of_a_fit(tmp_path, benchmark):
+    seed_everything(0, verbose=False)
+    data, monitor = mnist_sized(), ComplexityMonitor(strict=True)
+    train = DataLoader(torch.utils.data.Subset(data, range(10_000)), 128, shuffle=True)
+    validation = DataLoader(torch.utils.data.Subset(data, range(10_000, 12_000)), 128)
+    host = Trainer(  # with its logger, checkpoints and bar
+        max_epochs=20, default_root_dir=tmp_path, accelerator="cpu", callbacks=monitor
+    )
+    start = perf_counter()
+    host.fit(Mnist(), train, validation)
+    fit = perf_counter() - start
+    measured = [
+        {name: entry["values"][f"effcx/seconds/{name}"] for name in STANDARD}
+        for entry in monitor.history
+    ]
+    share = sum(sum(seconds.values()) for seconds in measured) / fit
+    benchmark.extra_info["share of the fit"] = share
+    benchmark.extra_info["seconds"] = measured[-1]
+    benchmark.pedantic(lambda: None)
+    assert len(measured) == 20
+    assert share <= 0.1
