@@ -186,7 +186,10 @@ def check_continuous(name: str, operation: Operation) -> None:
     """Refuse what would leave the network without linear regions, or with hidden ones."""
     bends = operation.kind == "piecewise linear" and not operation.jumps
     if not bends or (operation.chooses and operation.name not in _MAXIMA):
+        trained = operation.name in _BATCH_NORMS  # and so joins the samples of a batch
         raise ValueError(
             f"site {name!r} ({operation.name}) is not continuous and piecewise linear, so the "
-            "network has no linear regions: count transitions instead."
+            "network has no linear regions: "
+            + "put it in eval mode, or " * trained
+            + "count transitions instead."
         )

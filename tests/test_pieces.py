@@ -603,7 +603,7 @@ def test_nothing_is_left_behind(network):
 
 # Errors
 
-CURVED = "is not continuous and piecewise linear, so the network has no linear regions: count"
+CURVED = "is not continuous and piecewise linear, so the network has no linear regions:.* count"
 BENT = {
     "softmax": (lambda x: x.softmax(1), "softmax"),
     "log_softmax": (lambda x: F.log_softmax(x, 1), "log_softmax"),
@@ -649,6 +649,13 @@ BENT = {
 def test_what_is_not_piecewise_linear_is_refused(network, operation):
     with pytest.raises(ValueError, match=rf"site .* \({operation}\) {CURVED} transitions instead"):
         pieces(network, torch.randn(2, 3, 4))
+
+
+def test_a_network_that_is_being_trained_is_told_to_be_evaluated():
+    with pytest.raises(
+        ValueError, match=r"^site '0' \(native_batch_norm\) .*: put it in eval mode, or c"
+    ):
+        pieces(nn.Sequential(nn.BatchNorm1d(3)), torch.randn(2, 3, 3))
 
 
 def test_the_refused_site_is_named():
