@@ -11,6 +11,7 @@ from lightning_effcx.metrics.capacity import Capacity, region_capacity
 from lightning_effcx.metrics.deviation import linear_deviation
 from lightning_effcx.metrics.fisher_rao import FisherRao, fisher_rao_norm
 from lightning_effcx.metrics.jacobian import jacobian_norm
+from lightning_effcx.metrics.lann import LANN, lann_complexity
 from lightning_effcx.metrics.patterns import activation_patterns
 from lightning_effcx.metrics.regions import (
     estimated_linear_regions,
@@ -20,9 +21,10 @@ from lightning_effcx.metrics.regions import (
 )
 from lightning_effcx.metrics.trajectory import trajectory_length
 
-__all__ = [
+__all__ = [  # noqa: RUF022 LANN is no constant
     "Capacity",
     "FisherRao",
+    "LANN",
     "NearestBoundaries",
     "activation_patterns",
     "boundary_density",
@@ -31,6 +33,7 @@ __all__ = [
     "estimated_linear_regions",
     "fisher_rao_norm",
     "jacobian_norm",
+    "lann_complexity",
     "linear_deviation",
     "linear_regions",
     "nearest_boundaries",

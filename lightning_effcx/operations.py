@@ -6,6 +6,7 @@ smooth `curve` of one of them, or `other`. The lists name what is linear: whatev
 is taken for nonlinear, so that an operator of tomorrow is seen rather than missed.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -93,9 +94,11 @@ class Operation:
         z: The tensor that enters it; the difference of the two for a maximum.
         kinks: Values of `z` at which the linear piece changes, ascending.
         chooses: Whether it picks among the elements of `z`,
-        dims: and over which of its dimensions, for a maximum that does not tell its winner.
+        dims: and over which of its dimensions, for a maximum that does not tell its winner;
+        elements: how many there are to pick from, at most.
         bound: For a maximum of two, the second, which was subtracted from the first.
         jumps: Whether it is not continuous.
+        apply: For a curve that is the same for all units, what it makes of any tensor.
     """
 
     name: str
@@ -104,8 +107,10 @@ class Operation:
     kinks: tuple[float, ...] = ()
     chooses: bool = False
     dims: tuple[int, ...] = ()
+    elements: int = 0
     bound: Tensor | None = None
     jumps: bool = False
+    apply: Callable[[Tensor], Tensor] | None = None
 
 
 def tensors(*arguments: Any) -> Iterator[Tensor]:
@@ -141,17 +146,55 @@ def nonlinearity(
     if not operands or z.is_complex():  # a list of tensors; numbers without an order
         return Operation(name, "other", z)
     if name in _CHOICES:
-        dim = given.get("dim", ())
-        dims = (dim,) if isinstance(dim, int) else tuple(dim)
-        return Operation(name, "piecewise linear", z, chooses=True, dims=dims)
-    if name in _SHRINKS:
-        kinks = (-given["lambd"], given["lambd"])
-        return Operation(name, "piecewise linear", z, kinks, jumps=name == "hardshrink")
-    if name in _KINKS:
+        return _choice(name, z, given)
+    if name in _KINKS or name in _SHRINKS:
         return _bend(name, given, operands)
     pointwise = torch.Tag.pointwise in func.tags or name in _CURVES
     rounds = name in _STEPS and (name != "div" or "rounding_mode" in kwargs)
-    return Operation(name, "curve" if pointwise and not more and not rounds else "other", z)
+    if not pointwise or more or rounds:
+        return Operation(name, "other", z)
+    return Operation(name, "curve", z, apply=_as_function(func, z, args, kwargs))
+
+
+def _as_function(
+    func: Any, z: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Callable[[Tensor], Tensor] | None:
+    """Return a pointwise call as a function of its operand alone, which never writes in place."""
+    rest = [a for a in args if isinstance(a, Tensor) and a is not z]
+    places = [index for index, a in enumerate(args) if a is z]
+    if any(a.numel() > 1 for a in rest) or not places:
+        return None  # such as a power with an exponent for each unit
+    functional = func.overloadpacket.__name__.removesuffix("_")
+    operator = getattr(getattr(torch.ops, func.namespace), functional)
+    (place,) = places
+    before, after = args[:place], args[place + 1 :]  # so as not to keep the operand alive
+    named = {key: value for key, value in kwargs.items() if key != "out"}
+
+    def apply(values: Tensor) -> Tensor:
+        out = operator(*before, values, *after, **named)
+        return (out if isinstance(out, Tensor) else out[0]).reshape(values.shape)
+
+    return apply
+
+
+def _choice(name: str, z: Tensor, given: dict[str, Any]) -> Operation:
+    dim = given.get("dim", ())
+    dims = (dim,) if isinstance(dim, int) else tuple(dim)
+    elements = _elements(name, z, dims, given)
+    return Operation(name, "piecewise linear", z, chooses=True, dims=dims, elements=elements)
+
+
+def _elements(name: str, z: Tensor, dims: tuple[int, ...], given: dict[str, Any]) -> int:
+    """Count what a choice picks from: a whole window of a pooling, also where it is at the rim."""
+    if "kernel_size" in given:
+        kernel, rank = given["kernel_size"], 3 if "3d" in name else 2
+        return math.prod(kernel if len(kernel) == rank else kernel * rank)
+    if "output_size" in given:
+        wanted = given["output_size"]
+        pairs = zip(z.shape[-len(wanted) :], wanted, strict=True)
+        # Windows that do not fit evenly overlap, and may begin and end inside of a step.
+        return math.prod(size // out + 2 * (size % out > 0) for size, out in pairs)
+    return math.prod(z.shape[dim] for dim in dims or range(z.dim()))
 
 
 def _is_linear(name: str, args: tuple[Any, ...], depends: Callable[[Any], bool]) -> bool:
@@ -168,6 +211,10 @@ def _is_linear(name: str, args: tuple[Any, ...], depends: Callable[[Any], bool])
 
 def _bend(name: str, given: dict[str, Any], operands: list[Tensor]) -> Operation:
     """An operation with kinks. Where a kink is itself a tensor, the units are the differences."""
+    if name in _SHRINKS:
+        kinks = (-given["lambd"], given["lambd"])
+        jumps = name == "hardshrink"
+        return Operation(name, "piecewise linear", given["self"], kinks, jumps=jumps)
     bounds = [given[k] if isinstance(k, str) else k for k in _KINKS[name]]
     bounds = [bound for bound in bounds if bound is not None]
     jumps = name in _JUMPS or (name == "threshold" and given["value"] != given["threshold"])

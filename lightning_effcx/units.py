@@ -18,13 +18,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from lightning_effcx.follow import Follower
 from lightning_effcx.observe import Network, evaluate
-from lightning_effcx.operations import FRESH, Kind, Operation, nonlinearity, tensors
-from lightning_effcx.sites import SiteNames
+from lightning_effcx.operations import Kind, Operation
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +38,9 @@ class Site:
         output: What left the operation, of whatever shape.
         samples: How many samples `n` there are.
         kinks: Where a unit changes its linear piece, in ascending order.
-        choice: For a choice among inputs, which of them each unit chose, `(n, u)`.
+        choice: For a choice among inputs, which of them each unit chose, `(n, u)`;
+        elements: how many it could choose from, at most.
+        apply: For a curve that is the same for all units, what it makes of any tensor.
     """
 
     name: str
@@ -51,6 +51,8 @@ class Site:
     samples: int
     kinks: tuple[float, ...] = ()
     choice: Tensor | None = None
+    elements: int = 0
+    apply: Callable[[Tensor], Tensor] | None = None
 
     @property
     def value(self) -> Tensor:
@@ -124,60 +126,31 @@ def without_units(that_have: str, others: list[str]) -> ValueError:
     )
 
 
-class _Listener(TorchDispatchMode):
-    """Sees every operation, follows what depends on `x`, and announces what is not linear."""
+class _Listener(Follower):
+    """Announces what is not linear."""
 
     def __init__(self, x: Tensor, hear: Callable[[Site], None]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.names = SiteNames()
+        super().__init__(x)
         self.n = len(x)
         self.hear = hear
-        self.hearing = True
         self.pending: list[Site] = []
-        # Views and in-place results share their storage, so dependence is a matter of storages. A
-        # weak reference keeps the address of a dead one from being given to another.
-        self.dependent: dict[int, StorageWeakRef] = {}
-        self._mark(x)
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    def run(
+        self, operation: Operation, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        del types
-        kwargs = kwargs or {}
-        if not self.hearing or not any(map(self._depends, tensors(args, kwargs))):
-            return func(*args, **kwargs)
-        operation = nonlinearity(func, args, kwargs, self._depends)
-        mutates = func._schema.is_mutable  # noqa: SLF001 such as relu_, or copy_ into a buffer
-        if operation is not None and mutates:
+        if func._schema.is_mutable:  # noqa: SLF001 such as relu_, or copy_ into a buffer
             operation = replace(operation, z=operation.z.clone())
         out = func(*args, **kwargs)
-        if operation is not None:
-            self._announce(operation, out)
-        if func.overloadpacket.__name__ not in FRESH:
-            self._mark(out)
-        if mutates:
-            self._mark(args[0])
+        self._announce(operation, out)
         return out
 
     def flush(self) -> None:
         """Let the sites that wait be heard, without listening to what is done with them."""
         pending, self.pending = self.pending, []
-        self.hearing = False
+        self.following = False
         for site in pending:
             self.hear(site)
-        self.hearing = True
-
-    def _depends(self, argument: Any) -> bool:
-        if not isinstance(argument, Tensor):
-            return isinstance(argument, (list, tuple)) and any(map(self._depends, argument))
-        return StorageWeakRef(argument.untyped_storage()).cdata in self.dependent
-
-    def _mark(self, out: Any) -> None:
-        for tensor in tensors(out):
-            # What is no number, such as a comparison, is constant between the kinks.
-            if tensor.is_floating_point() or tensor.is_complex():
-                reference = StorageWeakRef(tensor.untyped_storage())
-                self.dependent[reference.cdata] = reference
+        self.following = True
 
     def _announce(self, operation: Operation, out: Any) -> None:
         output = out if isinstance(out, Tensor) else out[0]
@@ -190,8 +163,18 @@ class _Listener(TorchDispatchMode):
             raise ValueError(_not_by_sample(self.names.name(operation.name), operation.z, self.n))
         choice = _by_sample(_winner(operation, out), self.n) if operation.chooses else None
         name = self.names.name(operation.name)
-        kinks = operation.kinks
-        site = Site(name, operation.name, operation.kind, z, output, self.n, kinks, choice)
+        site = Site(
+            name,
+            operation.name,
+            operation.kind,
+            z,
+            output,
+            self.n,
+            operation.kinks,
+            choice,
+            operation.elements,
+            operation.apply,
+        )
         if torch.is_grad_enabled():
             self.pending.append(site)  # until `_Above` is above autograd, where outputs have graphs
         else:

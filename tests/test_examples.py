@@ -47,3 +47,14 @@ def test_regions_while_training_ends_with_the_table_and_the_figure(run, tmp_path
         assert 0.8 < start < 1.2  # one region per unit, as Hanin and Rolnick found
         assert all(0.4 < distance < 1.5 for distance in distances)
     assert 10_000 < figure.stat().st_size < 200_000
+
+
+def test_overfitting_moons_ends_with_the_table_and_the_figure(run, tmp_path, capsys):
+    figure = tmp_path / "moons.png"
+    few = ("--steps=9", "--seeds=1", "--measurements=1")
+    assert run("overfitting_moons.py", *few, f"--figure={figure}") == 0
+    printed = capsys.readouterr().out
+    for row in ("at the best step", "at the end", "measured, at the end", "validation accuracy"):
+        assert row in printed
+    assert str(figure) in printed.replace("\n", "")
+    assert 5_000 < figure.stat().st_size < 200_000

@@ -537,3 +537,56 @@ def test_what_a_listener_computes_is_not_listened_to(recording):
     with torch.set_grad_enabled(recording):
         listen(mlp(4, 3, 3, 2), torch.randn(6, 4), hear)
     assert heard == ["1", "3"]
+
+
+@pytest.mark.parametrize(
+    ("network", "elements"),
+    [
+        (lambda x: F.max_pool2d(x, 2), 4),
+        (lambda x: F.max_pool2d(x, (3, 2), stride=1, padding=1), 6),
+        (lambda x: F.max_pool3d(x[:, None], (1, 2, 3)), 6),
+        (lambda x: F.adaptive_max_pool2d(x, (3, 2)), 6),
+        (lambda x: F.adaptive_max_pool2d(x, 4), 9),  # of six in four: two at a time, or three
+        (lambda x: x.amax((2, 3)), 36),
+        (lambda x: x.max(1).values, 2),
+        (lambda x: x.sort(3).values, 6),
+        (torch.relu, 0),
+    ],
+)
+def test_a_choice_says_from_how_many_elements_it_picks_at_most(network, elements):
+    def flat(x):
+        return network(x).flatten(1)
+
+    assert only(flat, torch.randn(3, 2, 6, 6)).elements == elements
+
+
+@pytest.mark.parametrize(
+    "curve",
+    [
+        torch.tanh,
+        lambda x: torch.tanh_(x + 0),
+        lambda x: torch.tanh(x, out=torch.empty_like(x)),
+        F.gelu,
+        lambda x: F.gelu(x, approximate="tanh"),
+        lambda x: F.silu(x + 0, inplace=True),
+        F.logsigmoid,
+        lambda x: F.softplus(x, beta=3),
+        lambda x: 2**x,
+        lambda x: x**3,
+        lambda x: 2 / (x - 9),
+        lambda x: F.elu(x, 0.5),
+    ],
+)
+def test_a_curve_says_what_it_makes_of_any_tensor_and_writes_nowhere(curve):
+    x = torch.randn(5, 4)
+    (site,) = seen(curve, x).values()
+    values = torch.linspace(-3, 3, 7)
+    shift = 9 if site.operation in {"div", "reciprocal"} else 0
+    before = values.clone()
+    found = site.apply(values - shift)
+    assert_close(found * (2 if site.operation == "reciprocal" else 1), curve(values))
+    assert_close(values, before, rtol=0, atol=0)
+
+
+def test_a_curve_that_differs_from_unit_to_unit_is_no_function_of_one_tensor():
+    assert only(lambda x: x ** torch.arange(1.0, 5.0), torch.rand(3, 4)).apply is None

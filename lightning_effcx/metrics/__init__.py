@@ -6,6 +6,7 @@ from lightning_effcx.metrics.capacity import CapacityGap
 from lightning_effcx.metrics.deviation import LinearDeviation
 from lightning_effcx.metrics.fisher_rao import FisherRaoNorm
 from lightning_effcx.metrics.jacobian import JacobianNorm
+from lightning_effcx.metrics.lann import LANNComplexity
 from lightning_effcx.metrics.patterns import ActivationPatterns
 from lightning_effcx.metrics.regions import LinearRegions, Transitions
 from lightning_effcx.metrics.trajectory import TrajectoryGrowth, TrajectoryLength
@@ -17,6 +18,7 @@ __all__ = [
     "CapacityGap",
     "FisherRaoNorm",
     "JacobianNorm",
+    "LANNComplexity",
     "LinearDeviation",
     "LinearRegions",
     "PathMetric",
