@@ -188,6 +188,21 @@ class Normed(nn.Module):
         return self.second(F.relu(self.first(x)))
 
 
+class Lenet(nn.Module):
+    """Curves and choices, as before there were ReLUs, and a residual of the two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 3, padding=1)
+        self.norm = nn.BatchNorm2d(3)
+        self.hidden = nn.Linear(27, 27)
+        self.head = nn.Linear(27, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.max_pool2d(torch.tanh(self.norm(self.conv(x))), 2).flatten(1)
+        return self.head(h + F.silu(self.hidden(h)).relu())
+
+
 class Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -258,6 +273,9 @@ ZOO = {
     "normed": Specimen(Normed),
     "tied": Specimen(Tied),
     "caching": Specimen(Caching),
+    "tanh": Specimen(lambda: mlp(4, 8, 8, 3, activation=nn.Tanh)),
+    "gelu": Specimen(lambda: mlp(4, 8, 8, 3, activation=nn.GELU)),
+    "lenet": Specimen(Lenet, (1, 6, 6)),
     "checkpointed": Specimen(Checkpointed),
 }
 

@@ -16,6 +16,7 @@ from lightning_effcx.callbacks.schedules import Every
 from lightning_effcx.callbacks.selection import (
     check_exact,
     exact_set,
+    is_curved,
     measure,
     named,
     standard_set,
@@ -44,8 +45,8 @@ class ComplexityMonitor(Callback):
         metrics: What to measure: metrics, named by themselves or as the keys of a dictionary. By
             default `jacobian_norm` of outputs and of probabilities, `fisher_rao_norm`,
             `transitions` and `trajectory_length`, with what suits the targets: classes, or values;
-            and if the network is piecewise linear, `linear_regions` within and between classes and
-            on lines through the origin, and `linear_deviation`.
+            if the network is piecewise linear, `linear_regions` within and between classes and on
+            lines through the origin, and `linear_deviation`; if it has curves, `lann_complexity`.
         samples: How many validation samples make up the probe.
         every: Measure at every so many-th validation, or where a predicate of the number of
             validations so far says so.
@@ -207,6 +208,8 @@ class ComplexityMonitor(Callback):
         """Of the default metrics, take those that suit network and targets, and say so."""
         metrics, what = suited(self.seed, y, outputs)
         rank_zero_info(f"effcx: {what}")
+        if not is_curved(network, x):
+            del metrics["lann_complexity"]
         exact = [name for name in exact_set(self.seed) if name in metrics]
         self.metrics = {name: metric for name, metric in metrics.items() if name not in exact}
         with self._guarding(f"the exact measures {', '.join(exact)}"):

@@ -11,6 +11,7 @@ from torchmetrics import Metric
 from lightning_effcx.metrics import (
     FisherRaoNorm,
     JacobianNorm,
+    LANNComplexity,
     LinearDeviation,
     LinearRegions,
     TrajectoryLength,
@@ -20,6 +21,7 @@ from lightning_effcx.observe import Network
 from lightning_effcx.paths import OriginLine, Segment
 from lightning_effcx.pieces import pieces
 from lightning_effcx.tags import check_name
+from lightning_effcx.units import units
 
 # Few paths, so that the whole set takes less than a tenth of the time of a small training.
 _SAMPLED = Segment(count=4, points=32)
@@ -29,7 +31,7 @@ _LINES = 2  # about as many knots each as the network has units
 
 
 def standard_set(seed: int) -> dict[str, Metric]:
-    """What is cheap and holds for every classifier, then what holds if it is piecewise linear."""
+    """What holds for every classifier, for one that is piecewise linear, and for one of curves."""
     metrics = [
         JacobianNorm(seed=seed),
         JacobianNorm(of="probabilities", seed=seed),
@@ -37,7 +39,7 @@ def standard_set(seed: int) -> dict[str, Metric]:
         Transitions(_SAMPLED, seed=seed),
         TrajectoryLength(_SAMPLED, seed=seed),
     ]
-    return named([*metrics, *exact_set(seed).values()])
+    return named([*metrics, *exact_set(seed).values(), LANNComplexity()])
 
 
 def exact_set(seed: int) -> dict[str, Metric]:
@@ -65,6 +67,12 @@ def suited(seed: int, y: Tensor | None, outputs: Tensor) -> tuple[dict[str, Metr
         "fisher_rao_norm, and what takes classes is left out: jacobian_norm/probabilities, "
         f"{' and '.join(_BETWEEN_CLASSES)}."
     )
+
+
+def is_curved(network: Network, x: Tensor) -> bool:
+    """Tell whether the network has curves, and beside them nothing but kinks, at the samples."""
+    kinds = {site.kind for site in units(network, x[:2]).values()}
+    return "curve" in kinds and "other" not in kinds
 
 
 def check_exact(network: Network, x: Tensor) -> None:

@@ -165,6 +165,9 @@ def test_for_classes_it_is_said_that_outputs_are_logits(tmp_path, caplog):
     assert caplog.text.count("the outputs are taken for logits") == 1
 
 
+PARTS = ("measured_error", "per_input", "pieces", "propagated_error")
+
+
 class Curved(Classifier):
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x).tanh()
@@ -180,10 +183,25 @@ def test_a_network_that_is_not_piecewise_linear_goes_without_the_exact_measures(
         host, _ = fit(tmp_path, ComplexityMonitor(), module=Curved())
     assert len([w for w in warned if "effcx" in str(w.message)]) == 1
     assert names(host.callback_metrics) == {
-        name for name in STANDARD if not name.startswith("linear_")
+        "lann_complexity",
+        *(f"lann_complexity/{part}" for part in PARTS),
+        *(name for name in STANDARD if not name.startswith("linear_")),
     }
     with pytest.raises(ValueError, match="site 'tanh'"):
         fit(tmp_path, ComplexityMonitor(strict=True), module=Curved())
+
+
+def test_a_network_that_is_neither_piecewise_linear_nor_of_curves_goes_without_both(tmp_path):
+    class Normalized(Classifier):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.layer_norm(self.network(x).tanh(), (3,))
+
+    with pytest.warns(UserWarning, match="leaves out the exact measures") as warned:
+        host, _ = fit(tmp_path, ComplexityMonitor(), module=Normalized())
+    assert len([w for w in warned if "effcx" in str(w.message)]) == 1
+    assert names(host.callback_metrics) == {
+        name for name in STANDARD if not name.startswith("linear_")
+    }
 
 
 def test_the_probe_stays_and_draws_repeat_so_that_a_frozen_network_has_flat_curves(tmp_path):

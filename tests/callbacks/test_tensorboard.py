@@ -79,7 +79,7 @@ def test_the_layout_puts_every_measure_with_its_band_on_one_page(ask):
     (category,) = ask("plugin/custom_scalars/layout")["category"]
     assert category["title"] == "Effective complexity"
     charts = {chart["title"]: chart for chart in category["chart"]}
-    assert list(charts) == [*STANDARD, "seconds"]
+    assert list(charts) == [*STANDARD, "lann_complexity", "seconds"]
     (series,) = charts["fisher_rao_norm"]["margin"]["series"]
     assert series == {
         "value": "effcx/fisher_rao_norm",
@@ -94,7 +94,8 @@ def test_the_table_of_hyperparameters_shows_the_last_value_of_every_measure(ask,
     question = {"experimentName": "", "includeMetrics": True}
     experiment = ask("plugin/hparams/experiment", question)
     columns = [info["name"]["tag"] for info in experiment["metricInfos"]]
-    assert columns == [*(f"effcx/{name}" for name in STANDARD), "val_loss"]
+    declared = [*STANDARD, "lann_complexity"]
+    assert columns == [*(f"effcx/{name}" for name in declared), "val_loss"]
     assert {info["name"] for info in experiment["hparamInfos"]} == {"lr", "seed", "regularizer"}
 
     columns = [{"metric": info["name"]} for info in experiment["metricInfos"]]

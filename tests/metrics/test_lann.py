@@ -75,6 +75,18 @@ def test_six_tangents_of_tanh_are_where_a_fine_search_finds_them():
     assert_close(found.propagated_error, found.measured_error)  # nothing to cancel
 
 
+def test_a_coarser_search_finds_as_many_tangents_close_by_and_does_no_better():
+    found = lann_complexity(Only(torch.tanh), uniform(2.0), tolerance=0.01, candidates=4001)
+    coarse = torch.tensor([0, -0.729, 0.729, -1.354, 1.354, -1.755])
+    z = uniform(2.0)
+    tangents = coarse.tanh() + (1 - coarse.tanh() ** 2) * (z - coarse)
+    same_side = (z * coarse >= 0).to(z) * (tangents - z.tanh()).abs() + (z * coarse < 0) * 9.0
+    error = same_side.amin(1).mean().item()
+    assert found.measured_error <= error <= 0.01
+    points = found.tangents["tanh"][0].abs().sort().values
+    assert_close(points, coarse.abs().sort().values, rtol=0, atol=0.02)
+
+
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.Sigmoid, nn.GELU, nn.Softplus, nn.Mish])
 @pytest.mark.parametrize("error", ["propagated", "measured"])
 def test_a_network_that_is_nearly_linear_is_not_complex(activation, error):
