@@ -119,13 +119,19 @@ class _Slopes:
         for node, shape, samples in self.parts:
             wanted: list[Tensor | None] = [None] * outputs
             wanted[index] = _for_all(arriving, shape, samples)
-            passed = node(*wanted)
-            passed = passed if isinstance(passed, tuple) else (passed,)
-            for so_far, local in zip(total, passed, strict=True):
+            for so_far, local in zip(total, _passed(node, wanted), strict=True):
                 if so_far is not None:
                     so_far.add_(_over_samples(local.abs(), so_far.shape, samples))
         all_ = sum(samples for _, _, samples in self.parts)
         return tuple(None if so_far is None else so_far / all_ for so_far in total)
+
+
+def _passed(node: Any, arriving: list[Tensor | None]) -> tuple[Any, ...]:
+    """Return what a node of a graph passes on to its inputs."""
+    if not callable(node):  # of an operator registered in Python, whose other inputs get nothing
+        return tuple(part for part in node.apply(*arriving) if part is not None)
+    passed = node(*arriving)
+    return passed if isinstance(passed, tuple) else (passed,)
 
 
 def _slopes(network: Network, x: Tensor, chunk: int) -> dict[str, _Slopes]:

@@ -30,7 +30,8 @@ class Layer:
         if site.kind == "other" or (site.kind == "curve" and site.apply is None):
             raise ValueError(
                 f"site {site.name!r} ({site.operation}) is no activation of one pre-activation "
-                "that is the same for all units, so tangents do not approximate it: measure "
+                "that is the same for all units, so tangents do not approximate it: make an "
+                "activation of several operations a module of its own, or measure "
                 "trajectory_length or jacobian_norm instead."
             )
         self.name = site.name

@@ -80,8 +80,8 @@ _SHRINKS = frozenset({"hardshrink", "softshrink"})
 _JUMPS = frozenset({"ge", "gt", "le", "lt", "sgn", "sign"})
 # Pointwise, but with steps rather than a curve; `div` when it rounds.
 _STEPS = frozenset({"ceil", "div", "floor", "fmod", "frac", "remainder", "round", "trunc"})
-# Curves that torch does not tag pointwise.
-_CURVES = frozenset({"hardswish", "log_sigmoid_forward"})
+# Curves that torch does not tag pointwise; the first is that of `own.py`.
+_CURVES = frozenset({"activation", "hardswish", "log_sigmoid_forward"})
 
 
 @dataclass(frozen=True, eq=False)

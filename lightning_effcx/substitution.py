@@ -15,6 +15,7 @@ from lightning_effcx.broken_lines import BrokenLines
 from lightning_effcx.follow import Follower
 from lightning_effcx.observe import Network, differentiating, evaluate
 from lightning_effcx.operations import Operation
+from lightning_effcx.own import as_one
 
 _NUMBERS = 2**22  # in one tensor, at most, while two networks are compared
 
@@ -40,7 +41,7 @@ class Substituted:
         with torch.no_grad(), differentiating():
             x = x.clone() if x.is_inference() else x
             follower = _Substitution(x, self.lines)
-            with follower.names, follower:
+            with as_one(self.network), follower.names, follower:
                 return self.network(x)
 
 

@@ -134,6 +134,7 @@ class _Listener(Follower):
         self.n = len(x)
         self.hear = hear
         self.pending: list[Site] = []
+        self.recording = torch.is_grad_enabled()  # which is off inside of Python's own operators
 
     def run(
         self, operation: Operation, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -175,7 +176,7 @@ class _Listener(Follower):
             operation.elements,
             operation.apply,
         )
-        if torch.is_grad_enabled():
+        if self.recording:
             self.pending.append(site)  # until `_Above` is above autograd, where outputs have graphs
         else:
             self.hear(site)

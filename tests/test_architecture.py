@@ -32,6 +32,7 @@ FLOORS = [
         "layers",
         "substitution",
         "amplification",
+        "own",
         "paths",
         "rows",
         "envelope",

@@ -18,6 +18,7 @@ from lightning_effcx.metrics import (
     Transitions,
 )
 from lightning_effcx.observe import Network
+from lightning_effcx.own import as_one
 from lightning_effcx.paths import OriginLine, Segment
 from lightning_effcx.pieces import pieces
 from lightning_effcx.tags import check_name
@@ -71,7 +72,8 @@ def suited(seed: int, y: Tensor | None, outputs: Tensor) -> tuple[dict[str, Metr
 
 def is_curved(network: Network, x: Tensor) -> bool:
     """Tell whether the network has curves, and beside them nothing but kinks, at the samples."""
-    kinds = {site.kind for site in units(network, x[:2]).values()}
+    with as_one(network):
+        kinds = {site.kind for site in units(network, x[:2]).values()}
     return "curve" in kinds and "other" not in kinds
 
 

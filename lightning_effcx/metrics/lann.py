@@ -44,6 +44,7 @@ from lightning_effcx.amplification import amplification
 from lightning_effcx.greedy import Greedy
 from lightning_effcx.layers import layers
 from lightning_effcx.observe import Network, differentiating, observing
+from lightning_effcx.own import as_one
 from lightning_effcx.substitution import Substituted, difference
 from lightning_effcx.tags import site_key
 
@@ -111,7 +112,7 @@ def lann_complexity(  # noqa: PLR0913 each is one thing that users may choose
     _check(tolerance, error, candidates, chunk)
     if not len(x):
         raise ValueError("x has no samples, expected at least one sample to approximate at.")
-    with torch.no_grad(), differentiating():
+    with torch.no_grad(), differentiating(), as_one(network):
         x = x.clone() if x.is_inference() else x
         found = layers(network, x, share_positions=share_positions, chunk=chunk)
         curves = [layer for layer in found.values() if layer.apply is not None]
