@@ -1,6 +1,6 @@
 """The measures as torchmetrics: what `ComplexityMonitor` computes at every validation."""
 
-from lightning_effcx.metrics.base import PathMetric, SampleMetric
+from lightning_effcx.metrics.base import NetworkMetric, PathMetric, SampleMetric
 from lightning_effcx.metrics.boundary import BoundaryDensity, BoundaryDistance
 from lightning_effcx.metrics.capacity import CapacityGap
 from lightning_effcx.metrics.deviation import LinearDeviation
@@ -21,6 +21,7 @@ __all__ = [
     "LANNComplexity",
     "LinearDeviation",
     "LinearRegions",
+    "NetworkMetric",
     "PathMetric",
     "SampleMetric",
     "TrajectoryGrowth",

@@ -13,14 +13,10 @@ from lightning_effcx.paths import Paths, Segment
 from lightning_effcx.tags import STDERR, site_key
 
 
-class SampleMetric(Metric):
-    """Mean of a score over samples, its standard error, and the mean at each site if there is one.
-
-    Subclasses say their `name` and implement `score`; `update` evaluates at once and stores scores
-    only, never the network. Samples are taken in chunks, so memory does not grow with their number.
+class NetworkMetric(Metric):
+    """What all measures of a network declare, and that no two of them share a state.
 
     Args:
-        seed: Draws are equal whenever the same batches are seen again after a reset.
         chunk: Rows that the network evaluates at once.
         **kwargs: The keyword arguments of `torchmetrics.Metric`.
     """
@@ -29,19 +25,38 @@ class SampleMetric(Metric):
     higher_is_better = None
     full_state_update = False
 
-    scores: list[Tensor]
-
-    def __init__(self, *, seed: int = 0, chunk: int = 1024, **kwargs: Any) -> None:
+    def __init__(self, *, chunk: int = 1024, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if chunk < 1:
             raise ValueError(f"chunk={chunk}: expected at least 1 row.")
-        self.seed = seed
         self.chunk = chunk
-        self.sites: tuple[str, ...] = ()
-        self.add_state("scores", default=[], dist_reduce_fx="cat")
         # A MetricCollection shares one state among metrics whose states agree after the first
         # batch, which two counts easily do by chance. NaN agrees with nothing, itself included.
         self.add_state("unshared", default=torch.tensor(torch.nan), dist_reduce_fx="mean")
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Plot one or more results of `compute`; see `torchmetrics.Metric.plot`."""
+        return self._plot(val, ax)
+
+
+class SampleMetric(NetworkMetric):
+    """Mean of a score over samples, its standard error, and the mean at each site if there is one.
+
+    Subclasses say their `name` and implement `score`; `update` evaluates at once and stores scores
+    only, never the network. Samples are taken in chunks, so memory does not grow with their number.
+
+    Args:
+        seed: Draws are equal whenever the same batches are seen again after a reset.
+        **kwargs: `chunk`, and the keyword arguments of `torchmetrics.Metric`.
+    """
+
+    scores: list[Tensor]
+
+    def __init__(self, *, seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.seed = seed
+        self.sites: tuple[str, ...] = ()
+        self.add_state("scores", default=[], dist_reduce_fx="cat")
 
     @property
     @abstractmethod
@@ -88,10 +103,6 @@ class SampleMetric(Metric):
         if len(scores) < 2:  # noqa: PLR2004 one sample has no spread
             return scores.mean(), None
         return scores.mean(), scores.std() / len(scores) ** 0.5
-
-    def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Plot one or more results of `compute`; see `torchmetrics.Metric.plot`."""
-        return self._plot(val, ax)
 
 
 class PathMetric(SampleMetric):

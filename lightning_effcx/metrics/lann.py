@@ -37,12 +37,12 @@ from typing import Any, Literal, TypeAlias
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from lightning_effcx.amplification import amplification
 from lightning_effcx.greedy import Greedy
 from lightning_effcx.layers import layers
+from lightning_effcx.metrics.base import NetworkMetric
 from lightning_effcx.observe import Network, differentiating, observing
 from lightning_effcx.own import as_one
 from lightning_effcx.substitution import Substituted, difference
@@ -153,7 +153,7 @@ def lann_complexity(  # noqa: PLR0913 each is one thing that users may choose
         )
 
 
-class LANNComplexity(Metric):
+class LANNComplexity(NetworkMetric):
     """`lann_complexity` of the samples of a batch; averaged over batches by their size.
 
     The pre-activations of all samples are wanted together, so that batches are measured apart: give
@@ -167,13 +167,9 @@ class LANNComplexity(Metric):
         tolerance: As in `lann_complexity`.
         error: As in `lann_complexity`.
         share_positions: As in `lann_complexity`.
-        chunk: Rows that the network evaluates at once.
-        **kwargs: The keyword arguments of `torchmetrics.Metric`.
+        **kwargs: `chunk`, and the keyword arguments of `torchmetrics.Metric`.
     """
 
-    is_differentiable = False
-    higher_is_better = None
-    full_state_update = False
     name = "lann_complexity"
 
     found: list[Tensor]
@@ -185,21 +181,16 @@ class LANNComplexity(Metric):
         tolerance: float = 0.1,
         error: Error = "propagated",
         share_positions: bool = False,
-        chunk: int = 1024,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        _check(tolerance, error, 1, chunk)
+        _check(tolerance, error, 1, self.chunk)
         self.tolerance = tolerance
         self.error: Error = error
         self.share_positions = share_positions
-        self.chunk = chunk
         self.keys: tuple[str, ...] = ()
         self.add_state("found", default=[], dist_reduce_fx="cat")
         self.add_state("samples", default=[], dist_reduce_fx="cat")
-        # A MetricCollection shares one state among metrics whose states agree after the first
-        # batch, which two counts easily do by chance. NaN agrees with nothing, itself included.
-        self.add_state("unshared", default=torch.tensor(torch.nan), dist_reduce_fx="mean")
 
     def update(self, network: Network, x: Tensor, y: Tensor | None = None) -> None:
         """Approximate the network as it is now at the samples `x`, `(n, ...)`."""
@@ -235,10 +226,6 @@ class LANNComplexity(Metric):
         found, samples = dim_zero_cat(self.found), dim_zero_cat(self.samples)
         mean = (found * samples[:, None]).sum(0) / samples.sum()
         return dict(zip(self.keys, mean, strict=True))
-
-    def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Plot one or more results of `compute`; see `torchmetrics.Metric.plot`."""
-        return self._plot(val, ax)
 
 
 def _check(tolerance: float, error: str, candidates: int, chunk: int) -> None:

@@ -27,9 +27,9 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from lightning_effcx.metrics.base import NetworkMetric
 from lightning_effcx.observe import Network, observing
 from lightning_effcx.units import Site, listen, without_units
 
@@ -79,36 +79,26 @@ def _above(site: Site) -> Tensor:
     return torch.stack([site.z > kink for kink in site.kinks], 1)
 
 
-class ActivationPatterns(Metric):
+class ActivationPatterns(NetworkMetric):
     """Distinct `activation_patterns` among the samples seen, and what units do in them.
 
     Nothing grows with the samples but one number for each: the hash of its pattern.
 
     Args:
-        chunk: Rows that the network evaluates at once.
-        **kwargs: The keyword arguments of `torchmetrics.Metric`.
+        **kwargs: `chunk`, and the keyword arguments of `torchmetrics.Metric`.
     """
 
-    is_differentiable = False
-    higher_is_better = None
-    full_state_update = False
     name = "activation_patterns"
 
     hashes: list[Tensor]
     above: list[Tensor]
 
-    def __init__(self, *, chunk: int = 1024, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if chunk < 1:
-            raise ValueError(f"chunk={chunk}: expected at least 1 row.")
-        self.chunk = chunk
         # How many kinks and units each site has whose units are counted.
         self.shapes: tuple[tuple[int, int], ...] = ()
         self.add_state("hashes", default=[], dist_reduce_fx="cat")
         self.add_state("above", default=[], dist_reduce_fx="cat")
-        # A MetricCollection shares one state among metrics whose states agree after the first
-        # batch, which two counts easily do by chance. NaN agrees with nothing, itself included.
-        self.add_state("unshared", default=torch.tensor(torch.nan), dist_reduce_fx="mean")
 
     def update(self, network: Network, x: Tensor, y: Tensor | None = None) -> None:
         """Take the patterns of the samples `x`, `(n, ...)`, under the network as it is now."""
@@ -162,7 +152,3 @@ class ActivationPatterns(Metric):
             self.name + suffix: torch.tensor(value, device=hashes.device)
             for suffix, value in found.items()
         }
-
-    def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Plot one or more results of `compute`; see `torchmetrics.Metric.plot`."""
-        return self._plot(val, ax)
