@@ -1,14 +1,42 @@
-"""Capture: what a LightningModule and its batch are, as a function of one tensor."""
+"""Capture: what a LightningModule and its batch are, as a function of one tensor.
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+The network is the user's module, or the part or the function of it that they name. Its input is
+what the module was really called with while its step ran (`calls.py`): all floating-point tensors
+among the arguments that have one row for each sample, jointly; the other arguments are held fixed.
+Of a call with tokens, which are whole numbers, the input is what the first embedding makes of them.
+Where no call was heard, the input is the first floating-point tensor of the batch.
 
+The outputs are flattened to `(n, k)`: of a structure, the first floating-point tensor `(n, ...)`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple, TypeAlias, TypeGuard
+
+import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
+from lightning_effcx.calls import Call
 from lightning_effcx.observe import Network
+from lightning_effcx.structures import Place, at, leaves, parts, structure
 
 ChooseInput: TypeAlias = Callable[[Any], Tensor | tuple[Tensor, Tensor | None]]
-ChooseNetwork: TypeAlias = str | Callable[[nn.Module, Tensor], Tensor]
+ChooseNetwork: TypeAlias = str | Callable[[nn.Module, Tensor], Any]
+ChooseOutput: TypeAlias = str | int
+
+# What targets are called in batches whose parts have names.
+_TARGETS = ("y", "label", "labels", "target", "targets")
+_FIRST: Place = (0, 0)  # of the arguments: the first positional one
+_CLOSE = 1e-3  # relative: kernels differ with the number of rows, by less than this
+
+
+class Captured(NamedTuple):
+    """A network, its input `(n, ...)`, and its outputs there, `(n, k)`."""
+
+    network: Network
+    x: Tensor
+    outputs: Tensor
 
 
 class View(nn.Module):
@@ -17,73 +45,309 @@ class View(nn.Module):
     Args:
         module: What is looked at.
         function: Maps the module and `x` to the outputs.
+        place: Where in the outputs the tensor is that is looked at.
     """
 
-    def __init__(self, module: nn.Module, function: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    def __init__(
+        self, module: nn.Module, function: Callable[[nn.Module, Tensor], Any], place: Place = ()
+    ) -> None:
         super().__init__()
-        self.module = module
+        self._orig_mod = module  # as torch calls what is wrapped: no part of the sites' names
         self.function = function
+        self.place = place
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the outputs for `x`."""
-        return self.function(self.module, x)
+        """Return the outputs for `x`, `(n, k)`."""
+        return self.matrix(self.all_outputs(x))
+
+    def all_outputs(self, x: Tensor) -> Any:
+        """Return whatever the function returns."""
+        return self.function(self._orig_mod, x)
+
+    def matrix(self, outputs: Any) -> Tensor:
+        """Return those of the outputs that are looked at, `(n, k)`."""
+        return _matrix(at(outputs, self.place))
 
 
-def network_of(module: nn.Module, choice: ChooseNetwork | None = None) -> Network:
-    """Return the network that `module` is, or that part or view of it which `choice` names.
+class Called(View):
+    """A module as a function of its inputs alone, everything else that it was called with fixed.
 
     Args:
-        module: The user's module.
-        choice: The dotted name of a part, or a function of the module and `x`.
+        module: What was called.
+        call: With what. What is held fixed for one sample is so for any number of rows.
+        inputs: The places of the arguments that `x` takes; flattened and joined if several.
+        embedding: The part whose first output `x` takes instead, if there are no such places.
     """
-    if choice is None:
-        return module
-    if isinstance(choice, str):
-        try:
-            return module.get_submodule(choice)
-        except AttributeError:
-            parts = [name for name, _ in module.named_modules() if name]
+
+    def __init__(
+        self, module: nn.Module, call: Call, inputs: tuple[Place, ...], embedding: str | None = None
+    ) -> None:
+        super().__init__(module, type(module).__call__)
+        self.call = call
+        self.inputs = inputs
+        self.embedding = embedding
+        self.held = tuple(place for place in call.varying if place not in inputs)
+
+    @property
+    def as_called(self) -> "Called":
+        """The module as a function that takes what it was called with, instead of `x`."""
+        return self._with(self.call, embedding=None)
+
+    def at(self, index: Tensor) -> "Called":
+        """Return the network with what is held fixed for some of the samples."""
+        return self._with(self.call.rows(index), self.embedding)
+
+    @override
+    def all_outputs(self, x: Tensor) -> Any:
+        tensors = dict(zip(self.inputs, self._split(x), strict=True))
+        tensors |= {place: self._fixed(place, x) for place in self.held}
+        args, kwargs = self.call.replaced(tensors).given
+        if self.embedding is None:
+            return self._orig_mod(*args, **kwargs)
+        with _in_place_of(self._orig_mod.get_submodule(self.embedding), x):
+            return self._orig_mod(*args, **kwargs)
+
+    def _with(self, call: Call, embedding: str | None) -> "Called":
+        other = Called(self._orig_mod, call, self.inputs, embedding)
+        other.place = self.place
+        return other
+
+    def _split(self, x: Tensor) -> list[Tensor]:
+        if len(self.inputs) < 2:  # noqa: PLR2004 only several are flattened
+            return [x] * len(self.inputs)
+        shapes = [at(self.call.given, place).shape[1:] for place in self.inputs]
+        split = x.split([shape.numel() for shape in shapes], 1)
+        return [
+            part.unflatten(1, shape) if shape else part.squeeze(1)
+            for part, shape in zip(split, shapes, strict=True)
+        ]
+
+    def _fixed(self, place: Place, x: Tensor) -> Tensor:
+        held: Tensor = at(self.call.given, place)
+        if len(held) not in {1, len(x)}:
             raise ValueError(
-                f"network={choice!r}: {type(module).__name__} has no such part; it has: {parts}."
-            ) from None
-    return View(module, choice)
+                f"the argument {place[-1]!r} is known for {len(held)} samples, but this measure "
+                f"looks at {len(x)} points: hold it fixed with network=lambda module, x: ..."
+            )
+        held = held.to(x.dtype) if held.is_floating_point() else held
+        return held if len(held) == len(x) else held.expand(len(x), *held.shape[1:])
 
 
-def input_and_target(batch: Any, choose: ChooseInput | None = None) -> tuple[Tensor, Tensor | None]:
-    """Find the input `(n, ...)` and the target in a batch: a tensor, or a sequence of tensors.
+@contextmanager
+def _in_place_of(embedding: nn.Module, x: Tensor) -> Iterator[None]:
+    """Let an embedding return `x`, once: what it embeds after that are other tokens."""
+    waiting = [x]
+
+    def put(*_: Any) -> Tensor | None:
+        return waiting.pop() if waiting else None
+
+    handle = embedding.register_forward_hook(put)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def at_samples(network: Network, index: Tensor) -> Network:
+    """Return the network as it is for some samples, where it holds something fixed for each."""
+    return network.at(index) if varies(network) else network
+
+
+def varies(network: Network) -> TypeGuard[Called]:
+    """Tell whether the network holds something fixed that differs from sample to sample."""
+    return isinstance(network, Called) and bool(network.held) and network.call.samples > 1
+
+
+def heard(
+    batch: Any, call: Call | None, choice: ChooseNetwork | None
+) -> tuple[Call, Tensor | None]:
+    """Return input and target, from a batch and from what the module was called with in its step.
 
     Args:
-        batch: What the validation step gets.
-        choose: Maps the batch to the input, or to input and target, where the batch is different.
+        batch: What the step gets.
+        call: The call that was heard. A network of the user's own choice is about the batch, and
+            where no call was heard there is nothing else: then the first floating-point tensor of
+            the batch is the input.
+        choice: The part, or the function, that the user chose.
     """
-    chosen = batch if choose is None else choose(batch)
-    x, y, *_ = (*chosen, None, None) if isinstance(chosen, (tuple, list)) else (chosen, None)
-    if not isinstance(x, Tensor) or not x.is_floating_point() or not x.dim():
-        what = "the batch is" if choose is None else "batch=... returned"
+    if call is None or callable(choice):
+        found = [x for _, x in leaves(batch) if x.is_floating_point() and x.dim() and len(x)]
+        if not found:
+            raise ValueError(
+                "no input was found: no call with tensors was heard, nor does the "
+                "batch have a floating-point tensor (n, ...)"
+            )
+        call = _of_one(found[0], choice)
+    return call, _target(batch, call.total)
+
+
+def chosen(
+    batch: Any, choose: ChooseInput, choice: ChooseNetwork | None
+) -> tuple[Call, Tensor | None]:
+    """Return input and target as the user's function finds them in a batch."""
+    found: Any = choose(batch)
+    x, y = found if isinstance(found, (tuple, list)) and len(found) == 2 else (found, None)  # noqa: PLR2004
+    if not isinstance(x, Tensor) or not x.dim() or not len(x):
         raise ValueError(
-            f"no input was found: {what} {structure(chosen)}, expected a floating-point tensor "
-            "(n, ...), or a sequence that starts with one. Say what the input is with batch=, such "
-            "as ComplexityMonitor(batch=lambda batch: (batch['x'], batch['y']))."
+            f"no input was found: batch=... returned {structure(found)}, expected a tensor "
+            "(n, ...), or that and the target"
         )
-    return x, y if isinstance(y, Tensor) and y.dim() and len(y) == len(x) else None
+    return _of_one(x, choice), y if _is_target(y, len(x)) else None
 
 
-def structure(batch: Any) -> str:
-    """Describe what a batch is made of, in one line.
+def _of_one(x: Tensor, choice: ChooseNetwork | None) -> Call:
+    part = choice if isinstance(choice, str) else ""
+    return Call(part, ((x,), {}), len(x), len(x), (_FIRST,))
 
-    Example:
-        >>> import torch
-        >>> structure({"image": torch.zeros(2, 3), "names": ["a", "b"]})
-        "{'image': float32 (2, 3), 'names': [str, str]}"
+
+def _target(batch: Any, samples: int) -> Tensor | None:
+    """Find the target in a batch: by its name, or else as the second part."""
+    inside = parts(batch)
+    named = [inside[name] for name in _TARGETS if name in inside]
+    second = [] if isinstance(batch, Mapping) else list(inside.values())[1:2]
+    return next((y for y in (*named, *second) if _is_target(y, samples)), None)
+
+
+def _is_target(y: Any, samples: int) -> bool:
+    return isinstance(y, Tensor) and bool(y.dim()) and len(y) == samples
+
+
+def captured(
+    module: nn.Module,
+    call: Call,
+    choice: ChooseNetwork | None = None,
+    output: ChooseOutput | None = None,
+) -> Captured:
+    """Return the network that the user means, as a function of what it was called with.
+
+    Args:
+        module: The user's module; enter `observing` before.
+        call: What the module, or a part of it, was called with.
+        choice: A function of the module and `x` that returns the outputs, in place of that call.
+        output: Which of the outputs to take, by name or index, where there are several.
     """
-    match batch:
-        case Tensor():
-            return f"{str(batch.dtype).removeprefix('torch.')} {tuple(batch.shape)}"
-        case dict():
-            parts = (f"{key!r}: {structure(value)}" for key, value in batch.items())
-            return "{" + ", ".join(parts) + "}"
-        case list() | tuple():
-            shown = [structure(value) for value in batch[:4]] + ["..."] * (len(batch) > 4)  # noqa: PLR2004
-            return "[" + ", ".join(shown) + "]"
-        case _:
-            return type(batch).__name__
+    part = _part(module, call.part)
+    # Ordinary tensors, also where the call was heard in inference mode.
+    call = call.replaced({place: t.clone() for place, t in call.tensors().items()})
+    try:
+        network, x = _viewed(part, call, choice) if callable(choice) else _called(part, call)
+        raw = network.all_outputs(x)
+    except Exception as error:
+        shapes = ", ".join(structure(t) for t in call.tensors().values())
+        raise ValueError(
+            f"the network cannot be evaluated at {shapes} ({type(error).__name__}: "
+            f"{str(error).strip().partition(chr(10))[0]})"
+        ) from error
+    network.place = _output(raw, len(x), output)
+    outputs = network.matrix(raw)
+    _check_apart(network, x, outputs)
+    alone = isinstance(network, Called) and network.inputs and call.is_of_one_argument()
+    if alone and isinstance(raw, Tensor) and raw.dim() == 2:  # noqa: PLR2004 a matrix
+        return Captured(part, x, outputs)  # the module by itself
+    return Captured(network, x, outputs)
+
+
+def _part(module: nn.Module, name: str) -> nn.Module:
+    try:
+        return module.get_submodule(name)
+    except AttributeError:
+        names = [name for name, _ in module.named_modules() if name]
+        raise ValueError(
+            f"network={name!r}: {type(module).__name__} has no such part; it has: {names}"
+        ) from None
+
+
+def _viewed(
+    part: nn.Module, call: Call, function: Callable[[nn.Module, Tensor], Any]
+) -> tuple[View, Tensor]:
+    x = next(iter(call.of_samples().values()))
+    return View(part, function), x.to(_precision(part))
+
+
+def _called(part: nn.Module, call: Call) -> tuple[Called, Tensor]:
+    """Find the inputs in a call, and what the network is as a function of them."""
+    tensors = call.of_samples()
+    first, *_ = tensors
+    inputs = tuple(place for place, tensor in tensors.items() if tensor.is_floating_point())
+    if first in inputs:
+        several = [tensors[place].to(_precision(part)) for place in inputs]
+        x = several[0] if len(several) == 1 else torch.cat([_matrix(t) for t in several], 1)
+        network = Called(part, call, inputs)
+    elif (embedded := _embedded(part, call)) is not None:
+        name, x = embedded
+        network = Called(part, call, (), name)
+    else:  # images of bytes, for instance
+        x = tensors[first].to(_precision(part))
+        network = Called(part, call, (first,))
+    held = [tensors[place] for place in network.held]
+    if held and all(torch.equal(t, t[:1].expand_as(t)) for t in held):
+        network = network.at(torch.zeros(1, dtype=torch.long, device=x.device))
+    return network, x
+
+
+def _precision(part: nn.Module) -> torch.dtype:
+    """Return the parameters' own precision, which training in mixed precision hides."""
+    own = (p.dtype for p in part.parameters() if p.is_floating_point())
+    return next(own, torch.get_default_dtype())
+
+
+def _matrix(tensor: Tensor) -> Tensor:
+    return tensor.flatten(1) if tensor.dim() > 1 else tensor.unsqueeze(-1)
+
+
+def _embedded(part: nn.Module, call: Call) -> tuple[str, Tensor] | None:
+    """Find the first embedding of the samples' tokens, by its name, with what it makes of them."""
+    found: list[tuple[str, Tensor]] = []
+
+    def listen(name: str) -> Callable[..., None]:
+        def hear(_: nn.Module, __: Any, out: Tensor) -> None:
+            if len(out) == call.samples:
+                found.append((name, out.detach().clone()))
+
+        return hear
+
+    with ExitStack() as stack:
+        for name, module in part.named_modules():
+            if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+                stack.callback(module.register_forward_hook(listen(name)).remove)
+        args, kwargs = call.given
+        part(*args, **kwargs)
+    return found[0] if found else None
+
+
+def _output(raw: Any, samples: int, choice: ChooseOutput | None) -> Place:
+    """Find the place of the outputs in what the network returned."""
+    start: Place = () if choice is None else (choice,)
+    if choice is not None and choice not in parts(raw):
+        raise ValueError(
+            f"output={choice!r}: the network returned {structure(raw)}, which has no such part"
+        )
+    for place, y in leaves(at(raw, start), start):
+        if y.is_floating_point() and y.dim() and len(y) == samples:
+            return place
+    raise ValueError(
+        f"the network returned {structure(raw)} for {samples} samples, expected a floating-point "
+        f"tensor ({samples}, ...), or a structure with one"
+    )
+
+
+def _check_apart(network: Network, x: Tensor, outputs: Tensor) -> None:
+    """Raise where the outputs for a sample depend on the other samples beside it."""
+    half = torch.arange(len(x) // 2, device=x.device)
+    if not len(half):
+        return
+    if _close(at_samples(network, half)(x[half]), outputs[half]):
+        return
+    if not _close(network(x), outputs):
+        raise ValueError(
+            "the network's outputs are random: evaluated twice at the same samples, they differ"
+        )
+    raise ValueError(
+        "the network's outputs for a sample change with the other samples in its batch, but the "
+        "measures are about functions of one sample"
+    )
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    scale = float(b.abs().nan_to_num().max()) if b.numel() else 0.0
+    return torch.allclose(a, b, rtol=_CLOSE, atol=_CLOSE * scale, equal_nan=True)

@@ -7,6 +7,16 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 
+def without_wrappers(name: str) -> str:
+    """Leave out of a dotted name what wraps a module, such as `torch.compile` does.
+
+    Example:
+        >>> without_wrappers("encoder._orig_mod.0")
+        'encoder.0'
+    """
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+
+
 class SiteNames:
     """While open, follows which modules are executing, and names the operations in them.
 
@@ -46,8 +56,7 @@ class SiteNames:
     def _enter(self, module: nn.Module, _: Any) -> None:
         if module not in self._names:  # a root: the network, or a module that a function calls
             for name, part in module.named_modules():
-                # torch.compile wraps what it compiles.
-                self._names.setdefault(part, name.replace("_orig_mod.", ""))
+                self._names.setdefault(part, without_wrappers(name))
         self._path.append((self._names[module], module))
 
     def _leave(self, module: nn.Module, _: Any, __: Any) -> None:

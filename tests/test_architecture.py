@@ -19,6 +19,8 @@ FLOORS = [
     {"tags"},
     {
         "observe",
+        "structures",
+        "calls",
         "capture",
         "operations",
         "batches",

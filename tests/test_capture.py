@@ -1,76 +1,322 @@
-from typing import NamedTuple
+from collections import UserDict
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import nn
+from torch.testing import assert_close
 
-from lightning_effcx.capture import View, input_and_target, network_of, structure
+from lightning_effcx.calls import Call
+from lightning_effcx.capture import Called, View, at_samples, captured, chosen, heard, varies
+from lightning_effcx.observe import observing
+from lightning_effcx.units import units
 
-X, Y = torch.randn(4, 3), torch.arange(4)
+X, Y = torch.randn(6, 3), torch.arange(6)
 
 
 class Batch(NamedTuple):
-    x: torch.Tensor
-    y: torch.Tensor
+    x: Any
+    y: Any
 
 
-@pytest.mark.parametrize("batch", [(X, Y), [X, Y], Batch(X, Y), (X, Y, "more")], ids=repr)
-def test_a_batch_that_is_a_sequence_starts_with_input_and_target(batch):
-    x, y = input_and_target(batch)
-    assert x is X
+@dataclass
+class Data:
+    image: Any
+    label: Any
+
+
+def call(*args: Any, part: str = "", **kwargs: Any) -> Call:
+    found = Call.of(part, args, kwargs, 99)
+    assert found is not None
+    return found
+
+
+def see(module: nn.Module, *args: Any, choice=None, output=None, part: str = "", **kwargs: Any):
+    with observing(module):
+        return captured(module, call(*args, part=part, **kwargs), choice, output)
+
+
+# --- input and target
+
+
+def test_what_was_called_is_the_input_whatever_the_batch_starts_with():
+    found, y = heard((X, Y), call(X + 1), None)
+    assert_close(found.given[0][0], X + 1)
     assert y is Y
 
 
-def test_a_batch_that_is_a_tensor_is_the_input():
-    assert input_and_target(X) == (X, None)
+@pytest.mark.parametrize(
+    "batch",
+    [X, (X, Y), [X, Y], Batch(X, Y), {"a": "no", "x": X, "y": Y}, Data(X, Y), ([X], Y), (Y, X)],
+    ids=str,
+)
+def test_where_no_call_was_heard_the_first_tensor_of_numbers_is_the_input(batch):
+    found, _ = heard(batch, None, None)
+    assert found.given[0][0] is X
 
 
-def test_a_second_part_that_is_no_tensor_of_the_same_length_is_no_target():
-    assert input_and_target((X, torch.tensor(1))) == (X, None)
-    assert input_and_target((X, torch.arange(3))) == (X, None)
-    assert input_and_target((X, ["a", "b", "c", "d"])) == (X, None)
+def test_a_function_of_the_module_is_about_the_batch():
+    found, _ = heard((X, Y), call(X + 1), lambda module, x: module(x + 1))
+    assert found.given[0][0] is X
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        (X, Y),
+        [X, Y, "more"],
+        Batch(X, Y),
+        {"x": X, "id": X, "label": Y},
+        {"target": Y, "x": X},
+        Data(X, Y),
+        UserDict(x=X, labels=Y),
+        (X, Y, torch.zeros(6)),
+    ],
+    ids=str,
+)
+def test_a_target_is_found_by_its_name_or_as_the_second_part(batch):
+    assert heard(batch, None, None)[1] is Y
+
+
+@pytest.mark.parametrize("batch", [X, (X,), (X, "words"), (X, torch.tensor(1)), {"x": X, "z": Y}])
+def test_what_is_no_tensor_of_the_same_length_or_has_another_name_is_no_target(batch):
+    assert heard(batch, None, None)[1] is None
+    assert heard((X, torch.arange(3)), None, None)[1] is None
+
+
+@pytest.mark.parametrize("batch", [{"y": Y}, [], "words", torch.tensor(1.0), SimpleNamespace(x=X)])
+def test_a_batch_without_input_is_refused(batch):
+    message = (
+        "no input was found: no call with tensors was heard, nor does the batch have a "
+        r"floating-point tensor \(n, ...\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        heard(batch, None, None)
 
 
 def test_a_function_finds_the_input_alone_or_with_its_target():
-    batch = {"image": X, "label": Y}
-    assert input_and_target(batch, lambda b: b["image"]) == (X, None)
-    x, y = input_and_target(batch, lambda b: (b["image"], b["label"]))
-    assert x is X
+    batch = {"image": X, "class": Y}
+    found, y = chosen(batch, lambda b: b["image"], "part")
+    assert found.given[0][0] is X
+    assert found.part == "part"
+    assert y is None
+    found, y = chosen(batch, lambda b: (b["image"], b["class"]), None)
+    assert found.given[0][0] is X
     assert y is Y
 
 
-@pytest.mark.parametrize("batch", [{"x": X}, Y, [], "words", torch.tensor(1.0), ([X], Y)], ids=repr)
-def test_a_batch_without_input_is_described(batch):
-    with pytest.raises(ValueError, match=r"no input was found: the batch is .* with batch="):
-        input_and_target(batch)
-
-
 def test_a_function_that_finds_no_input_is_told_what_it_returned():
-    with pytest.raises(ValueError, match=r"batch=\.\.\. returned int64 \(4,\), expected"):
-        input_and_target((X, Y), lambda batch: batch[1])
+    with pytest.raises(
+        ValueError, match=r"batch=... returned \[str, str, str\], expected a tensor"
+    ):
+        chosen((X, Y), lambda batch: ["a", "b", "c"], None)
 
 
-def test_long_batches_are_described_in_short():
-    batch = [X, {"a": (Y, None)}, 3, "x", 1.5, X]
-    expected = "[float32 (4, 3), {'a': [int64 (4,), NoneType]}, int, str, ...]"
-    assert structure(batch) == expected
+# --- networks
 
 
-def test_a_part_is_found_by_its_dotted_name():
+def test_a_module_that_maps_its_only_argument_to_a_matrix_is_the_network_itself():
+    module = nn.Linear(3, 2)
+    network, x, outputs = see(module, X)
+    assert network is module
+    assert torch.equal(x, X)
+    assert_close(outputs, module(X))
+
+
+def test_a_part_is_the_network_by_its_dotted_name():
     module = nn.Sequential(nn.Linear(3, 2), nn.Sequential(nn.ReLU()))
-    assert network_of(module, "1.0") is module[1][0]
-    assert network_of(module) is module
+    assert see(module, X, part="1.0").network is module[1][0]
 
 
 def test_an_unknown_part_is_answered_with_those_that_there_are():
     message = r"network='head': Sequential has no such part; it has: \['0'\]"
     with pytest.raises(ValueError, match=message):
-        network_of(nn.Sequential(nn.ReLU()), "head")
+        see(nn.Sequential(nn.ReLU()), X, part="head")
 
 
-def test_a_view_has_the_parameters_of_the_module_it_shows():
+def test_a_view_has_the_parameters_of_the_module_it_shows_and_its_names():
+    module = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+    network = see(module, X, choice=lambda module, x: module(x)[:, :1]).network
+    assert isinstance(network, View)
+    assert list(network.parameters()) == list(module.parameters())
+    assert_close(network(X), module(X)[:, :1])
+    assert [*units(network, X)] == ["1"]
+
+
+class Several(nn.Module):
+    """Everything that forward may be called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Linear(3, 4)
+        self.right = nn.Linear(4, 4)
+
+    def forward(  # noqa: PLR0913 the subject
+        self, image, /, features=None, *, mask=None, table=None, flag=None, age=None
+    ):
+        y = self.left(image)
+        if features is not None:
+            y = y + self.right(features["f"].flatten(1))
+        if mask is not None:
+            y = y * mask[:, None]
+        if table is not None:
+            y = y + table.sum()
+        if age is not None:
+            y = y * age[:, None]
+        return y if flag == "matrix" else {"loss": y.mean(), "y": [None, y.unflatten(1, (2, 2))]}
+
+
+def test_all_numbers_that_it_was_called_with_are_the_input_jointly():
+    module, f, age = Several(), torch.randn(6, 2, 2), torch.rand(6)
+    network, x, outputs = see(module, X, features={"f": f}, age=age, flag="matrix")
+    assert_close(x, torch.cat([X, f.flatten(1), age[:, None]], 1))
+    expected = (module.left(2 * X) + module.right(2 * f.flatten(1))) * 2 * age[:, None]
+    assert_close(network(2 * x), expected)
+    assert_close(outputs, module(X, {"f": f}, age=age, flag="matrix"))
+    assert not varies(network)
+
+
+def test_the_rest_is_held_fixed_for_each_sample():
+    module, mask = Several(), torch.tensor([1, 0, 2, 3, 1, 1])
+    network, x, outputs = see(module, X, mask=mask, flag="matrix", table=torch.ones(9))
+    assert torch.equal(x, X)
+    assert varies(network)
+    assert_close(outputs, module.left(X) * mask[:, None] + 9)
+    third = at_samples(network, torch.tensor([2]))
+    assert not varies(third)
+    assert_close(third(x), module.left(X) * 2 + 9)
+    some = at_samples(network, torch.tensor([3, 1]))
+    assert_close(some(x[[3, 1]]), outputs[[3, 1]])
+
+
+def test_points_for_which_nothing_is_known_are_refused():
+    network = see(Several(), X, mask=torch.arange(6), flag="matrix").network
+    message = "the argument 'mask' is known for 6 samples, but this measure looks at 2 points"
+    with pytest.raises(ValueError, match=message):
+        network(X[:2])
+
+
+def test_what_is_the_same_for_all_samples_is_no_hindrance():
+    module = Several()
+    network, x, _ = see(module, X, mask=torch.full((6,), 2), flag="matrix")
+    assert not varies(network)
+    assert_close(network(x.repeat(2, 1)), 2 * module.left(X).repeat(2, 1))
+
+
+def test_outputs_are_the_first_tensor_of_numbers_with_the_samples_flattened():
+    module = Several()
+    network, x, outputs = see(module, X)
+    assert outputs.shape == (6, 4)
+    assert_close(network(x), module.left(X))
+    vector = see(nn.Flatten(0), torch.randn(6, 1)).outputs
+    assert vector.shape == (6, 1)
+
+
+class Two(nn.Module):
+    def forward(self, x):
+        return SimpleNamespace() if self.training else Data(x, 2 * x)
+
+
+def test_one_of_several_outputs_can_be_named():
+    assert_close(see(Two(), X, output="label").outputs, 2 * X)
+    assert_close(see(Two(), X).outputs, X)
+    with pytest.raises(ValueError, match=r"output='z': the network returned Data\(image=float32"):
+        see(Two(), X, output="z")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "described"),
+    [(torch.sum, r"float32 \(\)"), (lambda y: {"y": "no"}, r"\{'y': str\}"), (len, "int")],
+)
+def test_outputs_without_samples_are_described(spoil, described):
+    with pytest.raises(ValueError, match=f"the network returned {described} for 6 samples"):
+        see(nn.Linear(3, 2), X, choice=lambda module, x: spoil(module(x)))
+
+
+class Words(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = nn.Embedding(4, 5)
+        self.word = nn.Embedding(7, 5)
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, tokens, mask=None):
+        x = self.word(tokens) + self.place(torch.arange(4))
+        other = self.word(tokens * 0)  # the same embedding of something else
+        mask = tokens.ne(0) if mask is None else mask
+        return self.head((x * mask[..., None]).sum(1) + other[:, 0])
+
+
+def test_of_tokens_the_input_is_what_their_embedding_returns():
+    module, tokens = Words(), torch.tensor([[1, 2, 3, 0], [4, 0, 0, 0], [5, 6, 1, 2]])
+    network, x, outputs = see(module, tokens)
+    assert_close(x, module.word(tokens))
+    assert_close(outputs, module(tokens))
+    assert_close(network(x), outputs)
+    moved = module.head(
+        ((x + 1 + module.place.weight) * tokens.ne(0)[..., None]).sum(1) + module.word.weight[0]
+    )
+    assert_close(network(x + 1), moved)
+    assert_close(network.as_called(x + 1), outputs)
+    assert varies(network)
+    assert not any(part._forward_hooks for part in module.modules())
+
+
+class Bytes(nn.Module):
+    def forward(self, x):
+        return x.flatten(1) / 255
+
+
+def test_whole_numbers_that_are_not_embedded_are_taken_for_numbers():
+    pixels = torch.randint(255, (6, 2, 2), dtype=torch.uint8)
+    network, x, _ = see(Bytes(), pixels)
+    assert x.dtype == torch.float32
+    assert_close(network(x), pixels.flatten(1).float() / 255)
+
+
+def test_the_input_is_of_the_parameters_own_precision():
+    assert see(nn.Linear(3, 2).double(), X, choice=lambda m, x: m(x)).x.dtype == torch.float64
+    assert see(nn.Linear(3, 2).double(), X).x.dtype == torch.float64
+
+
+def test_what_the_network_cannot_be_evaluated_at_is_described():
+    message = r"the network cannot be evaluated at float32 \(6, 3\) \(RuntimeError: mat1 and mat2"
+    with pytest.raises(ValueError, match=message):
+        see(nn.Linear(4, 2), X)
+
+
+class Centred(nn.Module):
+    def forward(self, x):
+        return x - x.mean(0)
+
+
+def test_a_network_that_mixes_samples_is_refused():
+    with pytest.raises(ValueError, match="outputs for a sample change with the other samples"):
+        see(Centred(), X)
+
+
+def test_a_network_that_is_random_is_refused():
+    with pytest.raises(ValueError, match="outputs are random: evaluated twice"):
+        see(nn.Identity(), X, choice=lambda module, x: torch.randn_like(x))
+
+
+def test_a_call_that_was_heard_in_inference_mode_can_be_differentiated():
+    module = Several()
+    with torch.inference_mode():
+        heard_there = call(X * 1, mask=Y * 1, flag="matrix")
+    with observing(module):
+        network, x, _ = captured(module, heard_there)
+        with torch.enable_grad():
+            x.requires_grad_()
+            (row,) = torch.autograd.grad(network(x).sum(), x)
+    assert_close(row, module.left.weight.sum(0) * Y[:, None])
+
+
+def test_a_network_without_anything_fixed_is_the_same_for_all_samples():
     module = nn.Linear(3, 2)
-    view = network_of(module, lambda module, x: module(x)[:, :1])
-    assert isinstance(view, View)
-    assert list(view.parameters()) == list(module.parameters())
-    torch.testing.assert_close(view(X), module(X)[:, :1])
+    assert at_samples(module, Y) is module
+    assert not varies(module)
+    network = Called(module, call(X), ((0, 0),))
+    assert at_samples(network, Y) is network

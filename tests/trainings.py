@@ -51,9 +51,9 @@ def task(targets: str = "classes") -> TensorDataset:
     return TensorDataset(x, y)
 
 
-def loaders(dataset: Any = None) -> tuple[DataLoader[Any], DataLoader[Any]]:
+def loaders(dataset: Any = None, **options: Any) -> tuple[DataLoader[Any], DataLoader[Any]]:
     dataset = task() if dataset is None else dataset
-    return DataLoader(dataset, 16, shuffle=True), DataLoader(dataset, 16)
+    return DataLoader(dataset, 16, shuffle=True, **options), DataLoader(dataset, 16, **options)
 
 
 def trainer(folder: Any, *callbacks: Any, **options: Any) -> Trainer:
@@ -74,6 +74,7 @@ def fit(
     *callbacks: Any,
     module: LightningModule | None = None,
     data: Any = None,
+    collate_fn: Any = None,
     ckpt_path: Any = None,
     **options: Any,
 ) -> tuple[Trainer, LightningModule]:
@@ -81,5 +82,5 @@ def fit(
     seed_everything(1, verbose=False)
     module = Classifier() if module is None else module
     host = trainer(folder, *callbacks, **options)
-    host.fit(module, *loaders(data), ckpt_path=ckpt_path)
+    host.fit(module, *loaders(data, collate_fn=collate_fn), ckpt_path=ckpt_path)
     return host, module

@@ -1,17 +1,21 @@
 """The monitor: one callback that measures the network at every validation and logs the curves."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import dropwhile, takewhile
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric
 from typing_extensions import override
 
+from lightning_effcx.callbacks.budget import Budget
+from lightning_effcx.callbacks.hosts import Callback, LightningModule, Trainer
+from lightning_effcx.callbacks.probe import Probe
+from lightning_effcx.callbacks.ranks import distinct, gather, rank, together
 from lightning_effcx.callbacks.schedules import Every
 from lightning_effcx.callbacks.selection import (
     check_exact,
@@ -28,9 +32,19 @@ from lightning_effcx.callbacks.tensorboard import (
     draw_bands,
     writers,
 )
-from lightning_effcx.capture import ChooseInput, ChooseNetwork, input_and_target, network_of
-from lightning_effcx.observe import Network, evaluate, observing
-from lightning_effcx.tags import PREFIX, STDERR, Tag, is_site_key
+from lightning_effcx.capture import captured
+from lightning_effcx.observe import Network, observing
+from lightning_effcx.structures import parts
+from lightning_effcx.tags import PREFIX, STDERR, Tag, check_name, is_site_key
+
+
+class Seen(NamedTuple):
+    """What the monitor sees: a network, samples, its outputs for them, and their targets."""
+
+    network: Network
+    x: Tensor
+    outputs: Tensor
+    y: Tensor | None
 
 
 class ComplexityMonitor(Callback):
@@ -41,20 +55,35 @@ class ComplexityMonitor(Callback):
     EarlyStopping and ModelCheckpoint see `effcx/<measure>`, and `effcx/seconds/<measure>`, what it
     cost. The training is left bit-identical, and no error in a measure stops it.
 
+    The network is the LightningModule as a function of what its forward, or that of its only child
+    with parameters, is really called with in the validation step: of all floating-point tensors
+    with a row for each sample, jointly; of tokens, as a function of what their embedding returns.
+    Where no such call is heard, it is a function of the first floating-point tensor in the batch.
+    In a training without validation the first training samples are measured, at each epoch's end.
+
+    Processes of a distributed training share the work, and log what one would. Checkpoints hold the
+    probe, so that a resumed training goes on with the same curves.
+
     Args:
         metrics: What to measure: metrics, named by themselves or as the keys of a dictionary. By
             default `jacobian_norm` of outputs and of probabilities, `fisher_rao_norm`,
             `transitions` and `trajectory_length`, with what suits the targets: classes, or values;
             if the network is piecewise linear, `linear_regions` within and between classes and on
             lines through the origin, and `linear_deviation`; if it has curves, `lann_complexity`.
-        samples: How many validation samples make up the probe.
-        every: Measure at every so many-th validation, or where a predicate of the number of
-            validations so far says so.
+        samples: How many validation samples make up the probe, of all processes together.
+        every: Measure at every so many-th validation; or where a predicate of the number of
+            validations so far says so; or once, at the `end` of the training.
+        budget: Share of the training's wall time that measuring may take, such as 0.05. Beyond it
+            validations are skipped, and log nothing; the first is always measured.
         detail: Log the values at each site of the network, too.
         network: The part of the module to measure: its dotted name, or a function of the module and
             the input that returns the outputs. By default the module itself.
-        batch: A function that maps a batch to the input, or to `(input, target)`. By default the
-            batch is the input, or starts with it and the target.
+        batch: A function that maps a batch to the input, or to `(input, target)`. By default both
+            are found as said above, the target by its name in the batch, or as the second part.
+        output: Which of the outputs to measure, by name or index, if there are several. By default
+            the first floating-point tensor with a row for each sample. It is flattened to a vector.
+        loader: Which of several validation loaders the probe is taken from.
+        name: What the names of this monitor's measures start with, if there are several monitors.
         hparams: Hyperparameters for TensorBoard's table, besides those that the module saved.
         strict: Raise where there would be a warning.
         seed: Seed of the default metrics.
@@ -65,10 +94,16 @@ class ComplexityMonitor(Callback):
         metrics: Sequence[Metric] | Mapping[str, Metric] | None = None,
         *,
         samples: int = 64,
-        every: int | Callable[[int], bool] = 1,
+        every: int | Callable[[int], bool] | Literal["end"] = 1,
+        budget: float | None = None,
         detail: bool = False,
-        network: ChooseNetwork | None = None,
-        batch: ChooseInput | None = None,
+        # For LightningCLI: functions come first, as any text is a name; and return Any, because it
+        # takes what returns a class to be a way of making an instance.
+        network: Callable[[Any, Any], Any] | str | None = None,
+        batch: Callable[[Any], Any] | None = None,
+        output: str | int | None = None,
+        loader: int = 0,
+        name: str = "",
         hparams: Mapping[str, Any] | None = None,
         strict: bool = False,
         seed: int = 0,
@@ -78,12 +113,18 @@ class ComplexityMonitor(Callback):
             raise TypeError(f"samples={samples!r}: expected a whole number.")
         if samples < 1:
             raise ValueError(f"samples={samples}: expected at least 1.")
+        if name:
+            check_name(f"{name}_measure")
         self.metrics = standard_set(seed) if metrics is None else named(metrics)
         self.samples = samples
-        self.every = every if callable(every) else Every(every)
+        self.every = every if callable(every) or every == "end" else Every(every)
+        self.budget = budget
         self.detail = detail
         self.network = network
         self.batch = batch
+        self.output = output
+        self.loader = loader
+        self.name = name
         self.hparams = dict(hparams or {})
         self.strict = strict
         self.seed = seed
@@ -92,28 +133,37 @@ class ComplexityMonitor(Callback):
         self._by_default = metrics is None
         self._names = sorted(self.metrics)
         self._validations = 0
-        self._probe: list[tuple[Tensor, Tensor | None]] = []
-        self._warned: set[str] = set()
+        self._probe = Probe(samples, network, batch)
+        self._sees = ""  # the stage whose batches the probe is taken from
+        self._clock = Budget(budget)
+        self._said: set[str] = set()
         self._chosen = False
 
     @property
     @override
     def state_key(self) -> str:
-        return self._generate_state_key(metrics=self._names)
+        return self._generate_state_key(metrics=self._names, name=self.name)
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"validations": self._validations, "history": self.history}
+        return {
+            "validations": self._validations,
+            "history": self.history,
+            "probe": self._probe.state(),
+        }
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._validations = state_dict["validations"]
         self.history = state_dict["history"]
+        self._probe.load(state_dict["probe"])
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._probe.clear()
-        self._warned.clear()
+        self._probe = Probe(self.samples, self.network, self.batch)
+        self._sees = ""
+        self._clock.start()
+        self._said.clear()
         self._chosen = False
         if stage == "fit":  # a checkpoint to resume from is loaded after this
             self._validations = 0
@@ -126,8 +176,31 @@ class ComplexityMonitor(Callback):
         if self.history:
             # Callbacks that watch a measure find its last value, as they do in a training that runs
             # through, until the next validation that is measured.
-            last = {tag: torch.tensor(value) for tag, value in self.history[-1]["values"].items()}
-            trainer.callback_metrics.update(last)
+            trainer.callback_metrics.update(_tensors(self.history[-1]["values"]))
+        if not trainer.enable_validation:
+            rank_zero_info(
+                "effcx: no validation runs in this training, so the first training samples are "
+                "measured, at the end of each epoch."
+            )
+
+    # -- which samples
+
+    @override
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._sees != "validation":
+            self._sees = ""  # the sanity check sees a few batches, the probe takes from all
+
+    @override
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if dataloader_idx == self.loader:
+            self._listen(trainer, pl_module, "sanity" if trainer.sanity_checking else "validation")
 
     @override
     def on_validation_batch_end(
@@ -139,36 +212,99 @@ class ComplexityMonitor(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        missing = self.samples - sum(len(x) for x, _ in self._probe)
-        if dataloader_idx == 0 and missing > 0:
-            with self._guarding("every measure"):
-                x, y = input_and_target(batch, self.batch)
-                kept = None if y is None else y[:missing].detach().clone()
-                self._probe.append((x[:missing].detach().clone(), kept))
+        if dataloader_idx == self.loader:
+            self._take(trainer, batch)
+
+    @override
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self._sees in {"", "training"} and not self._validations:  # for want of a validation
+            self._listen(trainer, pl_module, "training")
+
+    @override
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if self._sees == "training":
+            self._take(trainer, batch)
+
+    @override
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._probe.stop()
+
+    def _listen(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        share = self._share(trainer, stage)
+        if self._sees != stage:
+            self._probe.clear()
+            self._sees = stage
+        if self._probe.wants(share):
+            self._probe.listen(pl_module, share)
+
+    def _take(self, trainer: Trainer, batch: Any) -> None:
+        share = self._share(trainer, self._sees)
+        if self._probe.wants(share):
+            self._probe.take(batch, share)
+
+    def _share(self, trainer: Trainer, stage: str) -> int:
+        """How many samples of the probe this process has to keep."""
+        dealt = distinct(self._source(trainer, stage)) is not None
+        replicas = (trainer.distributed_sampler_kwargs or {}).get("num_replicas", 1)
+        return -(-self.samples // replicas) if dealt else self.samples
+
+    def _source(self, trainer: Trainer, stage: str) -> Any:
+        """Return the loader of the probe's samples."""
+        loaders = trainer.train_dataloader if stage == "training" else trainer.val_dataloaders
+        several = parts(loaders)
+        return [*several.values()][self.loader] if several and stage != "training" else loaders
+
+    # -- when
 
     @override
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        before = takewhile(lambda callback: callback is not self, trainer.callbacks)  # type: ignore[union-attr]
         if trainer.sanity_checking:
-            self._look(pl_module)
-            self._probe.clear()  # the sanity check sees a few batches, the probe takes from all
+            with self._clock.spending(measuring=False):
+                self._look(trainer, pl_module)
         elif trainer.state.fn != "fit" or self._is_due():
-            self._measure(trainer, pl_module)
+            with _averaged(trainer, pl_module, before):
+                self._measure(trainer, pl_module, pl_module.log)
 
     @override
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._validations:
-            with self._guarding("every measure"):
-                raise ValueError(
-                    "no validation ran in this training, and it is at validations that they are "
-                    "taken: give the Trainer a validation loader."
-                )
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.enable_validation and self._is_due():
+            with _averaged(trainer, pl_module, trainer.callbacks):  # type: ignore[union-attr]
+                self._measure(trainer, pl_module, pl_module.log)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.every == "end" or not self._validations:
+            after = dropwhile(lambda callback: callback is not self, trainer.callbacks)  # type: ignore[union-attr]
+            with _averaged(trainer, pl_module, after):
+                self._measure(trainer, pl_module)
 
     def _is_due(self) -> bool:
         count = self._validations
         self._validations += 1
+        due = False
         with self._guarding("a validation"):
-            return self.every(count)
-        return False  # type: ignore[unreachable]  # the guard swallows errors
+            due = callable(self.every) and bool(self.every(count))
+        affords = gather(self._clock.affords())[0]  # by the clock of one rank
+        if due and not affords:
+            self._say_once(
+                f"measuring takes {self._clock.last:.2g} s, more than budget={self.budget} allows "
+                "at every validation, so some are skipped"
+            )
+        return due and affords
+
+    # -- what
 
     def _declare(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell TensorBoard what will come, before Lightning declares its own hyperparameters."""
@@ -176,68 +312,99 @@ class ComplexityMonitor(Callback):
         for owner in (getattr(trainer, "datamodule", None), pl_module):
             if getattr(owner, "_log_hyperparams", False):
                 hparams |= dict(owner.hparams)  # type: ignore[union-attr]
-        monitored = (getattr(callback, "monitor", None) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-        measured = [str(Tag(name)) for name in self.metrics]
+        monitored = (getattr(callback, "monitor", None) for callback in trainer.callbacks)  # type: ignore[union-attr]
+        names = [self._named(name) for name in self.metrics]
+        measured = [str(Tag(name)) for name in names]
         measured += sorted({"val_loss", *(key for key in monitored if key)} - {*measured})
         for writer in writers(trainer.loggers):
             declare_hparams(writer, hparams | self.hparams, measured)
-            declare_layout(writer, self.metrics)
+            declare_layout(writer, names)
 
-    def _look(self, pl_module: LightningModule) -> tuple[Network, Tensor, Tensor | None] | None:
-        """Return the network, its probe and their targets, unless it has no finite outputs."""
+    def _named(self, metric: str) -> str:
+        return f"{self.name}_{metric}" if self.name else metric
+
+    def _look(self, trainer: Trainer, pl_module: LightningModule) -> Seen | None:
+        """Return the network and its probe, unless that cannot be found, or the outputs are bad."""
         seen = None
-        if self._probe:
-            with self._guarding("every measure"), observing(pl_module):
-                network = network_of(pl_module, self.network)
-                x = torch.cat([x.clone() for x, _ in self._probe]).to(_dtype(pl_module))
-                targets = [y.clone() for _, y in self._probe if y is not None]
-                y = torch.cat(targets) if len(targets) == len(self._probe) else None
-                outputs = evaluate(network, x)
-                if not outputs.isfinite().all():
-                    bad = (~outputs.isfinite()).any(1).sum()
-                    raise ValueError(
-                        f"the network's outputs are not finite for {bad} of {len(x)} samples."
-                    )
-                if self._by_default and not self._chosen:
-                    self._chosen = True
-                    self._choose(network, x, y, outputs)
-                seen = network, x, y
+        with self._guarding("every measure"):
+            if not self._sees:
+                raise ValueError(
+                    f"no batch of the validation loader {self.loader} was seen: say with loader= "
+                    "which of them to take, the first being 0"
+                )
+            source = self._source(trainer, self._sees)
+            shards = gather((trainer.distributed_sampler_kwargs or {}).get("rank", rank()))
+            with self._explaining():
+                call, y = self._probe.gathered(distinct(source), shards)
+                found = together(lambda: captured(pl_module, call, self.network, self.output))
+            if not found.outputs.isfinite().all():
+                bad = (~found.outputs.isfinite()).any(1).sum()
+                raise ValueError(
+                    f"the network's outputs are not finite for {bad} of {len(found.x)} samples."
+                )
+            seen = Seen(*found, None if y is None else y.to(found.x.device, copy=True))
+            if self._by_default and not self._chosen:
+                self._chosen = True
+                self._choose(seen)
         return seen
 
-    def _choose(self, network: Network, x: Tensor, y: Tensor | None, outputs: Tensor) -> None:
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Add to an error what the batch is, and how to say what is in it."""
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(
+                f"{error}. The batch is {self._probe.seen}. Say what the input is with batch=, "
+                "such as ComplexityMonitor(batch=lambda batch: (batch['x'], batch['y'])), and what "
+                "the network is with network=, a part's name or a function (module, x) -> outputs."
+            ) from error
+
+    def _choose(self, seen: Seen) -> None:
         """Of the default metrics, take those that suit network and targets, and say so."""
-        metrics, what = suited(self.seed, y, outputs)
+        metrics, what = suited(self.seed, seen.y, seen.outputs)
         rank_zero_info(f"effcx: {what}")
-        if not is_curved(network, x):
+        if not is_curved(seen.network, seen.x):
             del metrics["lann_complexity"]
         exact = [name for name in exact_set(self.seed) if name in metrics]
         self.metrics = {name: metric for name, metric in metrics.items() if name not in exact}
         with self._guarding(f"the exact measures {', '.join(exact)}"):
-            check_exact(network, x)
+            check_exact(seen.network, seen.x)
             self.metrics = metrics
 
-    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        seen = self._look(pl_module)
-        if seen is None:
-            return
+    def _measure(
+        self, trainer: Trainer, pl_module: LightningModule, log: Callable[..., None] | None = None
+    ) -> None:
+        """Measure and log: through the module, or where that is not allowed to each logger."""
         values: dict[str, float] = {}
         bands: dict[str, tuple[float, float]] = {}
-        for name, metric in self.metrics.items():
-            with self._guarding(f"the measure {name!r}"):
-                start = perf_counter()
-                found = measure(metric.to(seen[1].device), *seen)
-                seconds = perf_counter() - start
-                values |= {
-                    PREFIX + name + key: value
-                    for key, value in found.items()
-                    if self.detail or not is_site_key(key)
-                }
-                values[str(Tag(name, "seconds"))] = seconds
-                if "" in found:
-                    bands[name] = found[""], found.get(STDERR, 0.0)
-        for tag, value in values.items():
-            pl_module.log(tag, value, sync_dist=True)
+        with self._clock.spending(), observing(pl_module):
+            seen = self._look(trainer, pl_module)
+            if seen is None:
+                return
+            for metric_name, metric in self.metrics.items():
+                name = self._named(metric_name)
+                with self._guarding(f"the measure {metric_name!r}"):
+                    start = perf_counter()
+                    found = measure(metric.to(seen.x.device), seen.network, seen.x, seen.y)
+                    seconds = perf_counter() - start
+                    values |= {
+                        PREFIX + name + key: value
+                        for key, value in found.items()
+                        if self.detail or not is_site_key(key)
+                    }
+                    values[str(Tag(name, "seconds"))] = gather(seconds)[0]
+                    if "" in found:
+                        bands[name] = found[""], found.get(STDERR, 0.0)
         step = _step(trainer)
+        if log is None:
+            step = max(0, step - 1)  # the last step is over
+            trainer.callback_metrics.update(_tensors(values))
+            for logger in trainer.loggers if trainer.is_global_zero else []:
+                logger.log_metrics(values, step=step)
+        else:
+            for tag, value in values.items():
+                log(tag, value, sync_dist=True)  # every rank has the same
         self.history.append({"epoch": trainer.current_epoch, "step": step, "values": values})
         if trainer.state.fn == "fit":
             for writer in writers(trainer.loggers):
@@ -252,17 +419,39 @@ class ComplexityMonitor(Callback):
             if self.strict:
                 error.add_note(f"effcx: this came from {what}.")
                 raise
-            if what not in self._warned:
-                self._warned.add(what)
+            if what not in self._said:
+                self._said.add(what)
                 reason = str(error).removesuffix(".") or type(error).__name__
                 rank_zero_warn(
                     f"effcx leaves out {what}: {reason}. The training goes on; strict=True raises."
                 )
 
+    def _say_once(self, what: str) -> None:
+        if what.partition(" ")[0] not in self._said:
+            self._said.add(what.partition(" ")[0])
+            rank_zero_info(f"effcx: {what}.")
 
-def _dtype(module: torch.nn.Module) -> torch.dtype | None:
-    """Return the parameters' own precision, which training in mixed precision hides."""
-    return next((p.dtype for p in module.parameters() if p.is_floating_point()), None)
+
+@contextmanager
+def _averaged(
+    trainer: Trainer, pl_module: LightningModule, callbacks: Iterable[Any]
+) -> Iterator[None]:
+    """Let callbacks put their averaged weights in once more, those that validation is about.
+
+    Those that are listed before us have put the others back when it is our turn.
+    """
+    averaging = [c for c in callbacks if "WeightAveraging" in {k.__name__ for k in type(c).__mro__}]
+    for callback in averaging:
+        callback.on_validation_epoch_start(trainer, pl_module)
+    try:
+        yield
+    finally:
+        for callback in averaging:
+            callback.on_validation_epoch_end(trainer, pl_module)
+
+
+def _tensors(values: Mapping[str, float]) -> dict[str, Tensor]:
+    return {tag: torch.tensor(value) for tag, value in values.items()}
 
 
 def _step(trainer: Trainer) -> int:

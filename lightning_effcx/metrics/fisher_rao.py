@@ -34,6 +34,7 @@ from torch import Generator, Tensor, nn
 from lightning_effcx.metrics.base import SampleMetric
 from lightning_effcx.observe import Network, differentiating, evaluate
 from lightning_effcx.paths import classes_of
+from lightning_effcx.sites import without_wrappers
 
 Distribution: TypeAlias = Literal["categorical", "gaussian"]
 
@@ -187,7 +188,9 @@ def _matching(network: nn.Module, pattern: str | None) -> dict[str, nn.Parameter
     everything = dict(network.named_parameters())
     if pattern is None:
         return everything
-    chosen = {name: p for name, p in everything.items() if fnmatchcase(name, pattern)}
+    chosen = {
+        name: p for name, p in everything.items() if fnmatchcase(without_wrappers(name), pattern)
+    }
     if not chosen:
         raise ValueError(f"no parameter matches {pattern!r}; the network has: {[*everything]}.")
     return chosen

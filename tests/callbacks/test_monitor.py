@@ -413,26 +413,47 @@ def test_wrong_arguments_are_refused_when_the_monitor_is_made(arguments, error, 
         ComplexityMonitor(**arguments)
 
 
+class Parcel:
+    """A batch of a sort that nobody knows."""
+
+    def __init__(self, samples: list[Any]) -> None:
+        self.x, self.y = (torch.stack(column) for column in zip(*samples, strict=True))
+
+
+class Parcels(Classifier):
+    """A user of these, whose step calls no module as a whole."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return super().training_step((batch.x, batch.y), batch_idx)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        for part in self.network:
+            batch.x = part(batch.x)
+
+
 FAULTS = {
     "a batch without an input": (
         dict,
-        {"module": Dictionaries(), "data": [{"x": x, "y": y} for x, y in task()]},
-        r"leaves out every measure: no input was found: the batch is \{'x': float32 .* batch=",
+        {"module": Parcels(), "collate_fn": Parcel},
+        (
+            "leaves out every measure: no input was found: no call with tensors was heard, nor "
+            r"does the batch have a floating-point tensor \(n, ...\). The batch is Parcel\("
+            r"x=float32 \(16, 3\), y=int..? \(16,\)\). Say what the input is with batch=, such as "
+            ".* and what the network is with network="
+        ),
     ),
     "an unknown part": (
         lambda: {"network": "head"},
         {},
         r"network='head': Classifier has no such part; it has: \['network', 'network.0'",
     ),
-    "an output that is no matrix": (
+    "an output without samples": (
         dict,
-        {"module": Outputs(lambda y: y[:, 0])},
-        r"every measure: the network returned a tensor of shape \(64,\) for 64 samples",
-    ),
-    "an output that is no tensor": (
-        dict,
-        {"module": Outputs(lambda y: {"logits": y})},
-        "every measure: the network returned a dict, expected one tensor",
+        {"module": Outputs(lambda y: {"loss": y.mean()})},
+        (
+            r"every measure: the network returned \{'loss': float32 \(\)\} for 64 samples, expec"
+            r"ted a floating-point tensor \(64, ...\), or a structure with one. The batch is \[float32"
+        ),
     ),
     "outputs that are not finite": (
         dict,
@@ -483,7 +504,7 @@ def test_strict_raises_instead(tmp_path, fault):
 
 
 def test_strict_raises_in_the_sanity_check_what_can_be_known_there(tmp_path):
-    module = Outputs(lambda y: y[:, 0])
+    module = Outputs(torch.sum)
     with pytest.raises(ValueError, match="for 32 samples, expected"):
         fit(tmp_path, ComplexityMonitor(strict=True), module=module)
     assert module.trainer.global_step == 0
@@ -496,11 +517,27 @@ def test_the_other_measures_go_on_when_one_fails(tmp_path):
     assert names(host.callback_metrics) == {"jacobian_norm"}
 
 
-def test_a_training_without_validation_is_told_that_nothing_was_measured(tmp_path):
-    with pytest.warns(
-        UserWarning, match="leaves out every measure: no validation ran in this training"
-    ):
-        fit(tmp_path, ComplexityMonitor(), limit_val_batches=0)
+def test_a_training_without_validation_is_measured_at_the_end_of_each_epoch(tmp_path, caplog):
+    monitor = ComplexityMonitor([JacobianNorm()], samples=20)
+    with caplog.at_level("INFO"):
+        host, _ = fit(tmp_path, monitor, limit_val_batches=0, max_epochs=3)
+    assert caplog.text.count("no validation runs in this training, so the first training sam") == 1
+    assert [entry["epoch"] for entry in monitor.history] == [0, 1, 2]
+    assert "effcx/jacobian_norm" in host.callback_metrics
+
+
+def test_a_training_that_ends_before_its_validation_is_measured_at_its_end(tmp_path):
+    for sanity in (0, 2):
+        monitor = ComplexityMonitor([JacobianNorm()])
+        host, _ = fit(tmp_path, monitor, max_steps=3, num_sanity_val_steps=sanity)
+        [entry] = monitor.history
+        assert entry["step"] == 2
+        assert "effcx/jacobian_norm" in host.callback_metrics
+
+
+def test_a_validation_loader_that_is_not_there_is_reported(tmp_path):
+    with pytest.warns(UserWarning, match="no batch of the validation loader 1 was seen: say with"):
+        fit(tmp_path, ComplexityMonitor(loader=1))
 
 
 def test_a_batch_that_is_a_tensor_has_no_targets(tmp_path):

@@ -1,0 +1,92 @@
+"""Structures: the tensors in tuples, lists, mappings, dataclasses, and in whatever holds these."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+Place: TypeAlias = tuple[Any, ...]
+"""The keys, indices and names that lead to a tensor, from the outside in."""
+
+_SHOWN = 4
+
+
+def parts(value: Any) -> dict[Any, Any]:
+    """Return what a structure is made of, by key, index or name; nothing of what is none."""
+    match value:
+        case Mapping():
+            return dict(value)
+        case tuple() if hasattr(value, "_fields"):
+            return dict(zip(value._fields, value, strict=True))
+        case list() | tuple():
+            return dict(enumerate(value))
+        case _ if is_dataclass(value) and not isinstance(value, type):
+            return {field.name: getattr(value, field.name) for field in fields(value)}
+    return {}
+
+
+def leaves(value: Any, place: Place = ()) -> Iterator[tuple[Place, Tensor]]:
+    """Yield every tensor in a structure with its place, in order.
+
+    Example:
+        >>> import torch
+        >>> [place for place, _ in leaves(({"image": torch.zeros(2, 3)}, torch.zeros(2)))]
+        [(0, 'image'), (1,)]
+    """
+    if isinstance(value, Tensor):
+        yield place, value
+    for key, part in parts(value).items():
+        yield from leaves(part, (*place, key))
+
+
+def mapped(value: Any, change: Callable[[Place, Tensor], Any], place: Place = ()) -> Any:
+    """Return the same structure with every tensor changed; what holds none is returned itself."""
+    if isinstance(value, Tensor):
+        return change(place, value)
+    new = {key: mapped(part, change, (*place, key)) for key, part in parts(value).items()}
+    if all(new[key] is part for key, part in parts(value).items()):
+        return value
+    match value:
+        case tuple() if hasattr(value, "_fields"):
+            return type(value)(**new)
+        case list() | tuple():
+            return type(value)(new.values())
+    changed = copy.copy(value)
+    for key, part in new.items():
+        if isinstance(value, Mapping):
+            changed[key] = part
+        else:
+            object.__setattr__(changed, key, part)  # dataclasses may be frozen
+    return changed
+
+
+def at(value: Any, place: Place) -> Any:
+    """Return what is at a place of a structure."""
+    for key in place:
+        value = parts(value)[key]
+    return value
+
+
+def structure(value: Any) -> str:
+    """Describe what a batch is made of, in one line.
+
+    Example:
+        >>> import torch
+        >>> structure({"image": torch.zeros(2, 3), "names": ["a", "b"]})
+        "{'image': float32 (2, 3), 'names': [str, str]}"
+    """
+    name = type(value).__name__
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key!r}: {structure(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        shown = [structure(part) for part in value[:_SHOWN]] + ["..."] * (len(value) > _SHOWN)
+        return "[" + ", ".join(shown) + "]"
+    # Of other objects their attributes, if there are tensors among them: one of these is wanted.
+    inside = parts(value) or getattr(value, "__dict__", {})
+    if not any(isinstance(part, Tensor) for part in inside.values()):
+        return name
+    return f"{name}({', '.join(f'{key}={structure(part)}' for key, part in inside.items())})"
