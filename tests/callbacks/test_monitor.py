@@ -451,8 +451,8 @@ FAULTS = {
         dict,
         {"module": Outputs(lambda y: {"loss": y.mean()})},
         (
-            r"every measure: the network returned \{'loss': float32 \(\)\} for 64 samples, expec"
-            r"ted a floating-point tensor \(64, ...\), or a structure with one. The batch is \[float32"
+            r"every measure: the network returned \{'loss': float32 \(\)\} for 64 samples, "
+            r"expected a floating-point tensor \(64, ...\), or a structure with one. The batch is "
         ),
     ),
     "outputs that are not finite": (
