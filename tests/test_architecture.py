@@ -33,6 +33,7 @@ FLOORS = [
         "substitution",
         "amplification",
         "own",
+        "draws",
         "paths",
         "rows",
         "envelope",

@@ -319,12 +319,10 @@ def test_neither_batches_nor_chunks_matter_where_nothing_is_drawn(kind, options,
 
 
 @EVERY
-def test_chunks_of_paths_do_not_matter(kind, options):
-    if not issubclass(kind, metrics.PathMetric):
-        return
+def test_chunks_do_not_matter(kind, options):
     network, inputs = suited(kind), batch()
     expected = value(kind, options, network, inputs)
-    for chunk in (1, 20):
+    for chunk in (1, 3, 20):
         assert_close(value(kind, options | {"chunk": chunk}, network, inputs), expected)
 
 

@@ -8,6 +8,7 @@ from torch import Generator, Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from lightning_effcx.draws import Draws
 from lightning_effcx.observe import Network, observing
 from lightning_effcx.paths import Paths, Segment
 from lightning_effcx.tags import STDERR, site_key
@@ -65,9 +66,9 @@ class SampleMetric(NetworkMetric):
 
     @abstractmethod
     def score(
-        self, network: Network, x: Tensor, y: Tensor | None, generator: Generator
+        self, network: Network, x: Tensor, y: Tensor | None, draws: Draws
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """One score per sample, `(n,)`, and the same for each site."""
+        """One score per sample, `(n,)`, and the same for each site; `draws` has a row for each."""
 
     def update(self, network: Network, x: Tensor, y: Tensor | None = None) -> None:
         """Score the samples `x`, `(n, ...)`, with targets `y`, under the network as it is now."""
@@ -78,9 +79,15 @@ class SampleMetric(NetworkMetric):
             self._measure(network, x.detach().clone(), _detached(y), generator)
 
     def _measure(self, network: Network, x: Tensor, y: Tensor | None, generator: Generator) -> None:
-        for start in range(0, len(x), self.chunk):
-            part = slice(start, start + self.chunk)
-            self._add(*self.score(network, x[part], None if y is None else y[part], generator))
+        self._score_all(network, x, y, Draws.of(len(x), generator), self.chunk)
+
+    def _score_all(
+        self, network: Network, x: Tensor, y: Tensor | None, draws: Draws, chunk: int
+    ) -> None:
+        for start in range(0, len(x), chunk):
+            part = slice(start, start + chunk)
+            y_part = None if y is None else y[part]
+            self._add(*self.score(network, x[part], y_part, draws[part]))
 
     def _add(self, score: Tensor, at_sites: dict[str, Tensor]) -> None:
         self.sites = tuple(at_sites)
@@ -129,8 +136,8 @@ class PathMetric(SampleMetric):
 
     def _measure(self, network: Network, x: Tensor, y: Tensor | None, generator: Generator) -> None:
         paths = self.paths(x, y, generator)
-        for part in paths.split(max(1, self.chunk // paths.shape[1])):
-            self._add(*self.score(network, part, None, generator))
+        at_once = max(1, self.chunk // paths.shape[1])
+        self._score_all(network, paths, None, Draws.of(len(paths), generator), at_once)
 
 
 def _detached(y: Tensor | None) -> Tensor | None:
