@@ -35,6 +35,7 @@ FLOORS = [
         "substitution",
         "amplification",
         "own",
+        "draws",
         "paths",
         "rows",
         "envelope",

@@ -319,13 +319,45 @@ def test_neither_batches_nor_chunks_matter_where_nothing_is_drawn(kind, options,
 
 
 @EVERY
-def test_chunks_of_paths_do_not_matter(kind, options):
-    if not issubclass(kind, metrics.PathMetric):
-        return
+def test_chunks_do_not_matter(kind, options):
     network, inputs = suited(kind), batch()
     expected = value(kind, options, network, inputs)
-    for chunk in (1, 20):
+    for chunk in (1, 3, 20):
         assert_close(value(kind, options | {"chunk": chunk}, network, inputs), expected)
+
+
+@EVERY
+@pytest.mark.parametrize("of", [2, 3, 40])  # of 12 samples, and of 3 or 4 paths
+def test_shares_of_several_processes_merge_to_what_one_measures(kind, options, of):
+    network, batches = suited(kind), (batch(), batch(5))
+    first, *others = shares = [kind(**options) for _ in range(of)]
+    for index, metric in enumerate(shares):
+        metric.share = metrics.base.Share(index, of)
+        for x, y in batches:
+            metric.update(network, x, y)
+    first.compute()
+    for other in others:
+        first.merge_state(pickle.loads(pickle.dumps(other.metric_state)))
+    found, expected = first.compute(), value(kind, options, network, *batches)
+    assert list(found) == list(expected)
+    assert_close(found, expected, rtol=1e-6, atol=0)
+
+
+@EVERY
+def test_a_share_of_nothing_adds_nothing(kind, options):
+    network, inputs = suited(kind), batch()
+    metric, empty = kind(**options), kind(**options)
+    empty.share = metrics.base.Share(39, of=40)
+    for one in (metric, empty):
+        one.update(network, *inputs)
+    assert empty.update_count == 1
+    assert all(state == [] for state in empty.metric_state.values() if isinstance(state, list))
+    metric.merge_state(empty)
+    assert_close(metric.compute(), value(kind, options, network, inputs), rtol=0, atol=0)
+    empty.reset()
+    empty.share = metrics.base.Share()
+    empty.update(network, *inputs)
+    assert_close(empty.compute(), metric.compute(), rtol=0, atol=0)
 
 
 @EVERY

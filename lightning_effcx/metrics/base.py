@@ -1,20 +1,57 @@
 """The base of every metric: a mean over samples, with its standard error, and nothing kept."""
 
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Generator, Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from lightning_effcx.draws import Draws
 from lightning_effcx.observe import Network, observing
 from lightning_effcx.paths import Paths, Segment
 from lightning_effcx.tags import STDERR, site_key
 
+Items = TypeVar("Items", Tensor, Draws)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which samples or paths of each batch a process measures, others measuring the others.
+
+    Args:
+        index: Which of the shares this is.
+        of: How many shares there are.
+
+    Example:
+        >>> Share(1, of=3)(torch.arange(8))
+        tensor([1, 4, 7])
+    """
+
+    index: int = 0
+    of: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.of:
+            raise ValueError(
+                f"Share({self.index}, of={self.of}): expected an index of at least 0 and below the "
+                "number of shares."
+            )
+
+    def __call__(self, items: Items) -> Items:
+        """Return every so many-th of the items; nothing where there are fewer than shares."""
+        return items[self.index :: self.of]
+
 
 class NetworkMetric(Metric):
     """What all measures of a network declare, and that no two of them share a state.
+
+    Several processes may share the work: all see the same batches, and each measures its `share`
+    of them. What the others measured is then merged into the metric of share 0, by `merge_state`,
+    and the result is that of one process.
 
     Args:
         chunk: Rows that the network evaluates at once.
@@ -25,6 +62,9 @@ class NetworkMetric(Metric):
     higher_is_better = None
     full_state_update = False
 
+    share: Share = Share()
+    """Which of the samples or paths of each batch to measure: all of them, unless it is set."""
+
     def __init__(self, *, chunk: int = 1024, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if chunk < 1:
@@ -33,6 +73,25 @@ class NetworkMetric(Metric):
         # A MetricCollection shares one state among metrics whose states agree after the first
         # batch, which two counts easily do by chance. NaN agrees with nothing, itself included.
         self.add_state("unshared", default=torch.tensor(torch.nan), dist_reduce_fx="mean")
+
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Add what another share measured: its metric, or the `metric_state` of that."""
+        super().merge_state(incoming_state)
+        self._computed = None  # torchmetrics would go on returning what was computed before
+
+    def sync(
+        self,
+        dist_sync_fn: Callable[..., Any] | None = None,
+        process_group: Any = None,
+        should_sync: bool = True,  # noqa: FBT001, FBT002 torchmetrics' own signature
+        distributed_available: Callable[..., Any] | None = None,
+    ) -> None:
+        """Gather the states of all processes, unless they are shares, which `merge_state` joins.
+
+        Torchmetrics cannot gather where a share is empty, and would count merged states again.
+        """
+        should_sync = should_sync and self.share.of == 1
+        super().sync(dist_sync_fn, process_group, should_sync, distributed_available)
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Plot one or more results of `compute`; see `torchmetrics.Metric.plot`."""
@@ -65,9 +124,9 @@ class SampleMetric(NetworkMetric):
 
     @abstractmethod
     def score(
-        self, network: Network, x: Tensor, y: Tensor | None, generator: Generator
+        self, network: Network, x: Tensor, y: Tensor | None, draws: Draws
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """One score per sample, `(n,)`, and the same for each site."""
+        """One score per sample, `(n,)`, and the same for each site; `draws` has a row for each."""
 
     def update(self, network: Network, x: Tensor, y: Tensor | None = None) -> None:
         """Score the samples `x`, `(n, ...)`, with targets `y`, under the network as it is now."""
@@ -78,9 +137,16 @@ class SampleMetric(NetworkMetric):
             self._measure(network, x.detach().clone(), _detached(y), generator)
 
     def _measure(self, network: Network, x: Tensor, y: Tensor | None, generator: Generator) -> None:
-        for start in range(0, len(x), self.chunk):
-            part = slice(start, start + self.chunk)
-            self._add(*self.score(network, x[part], None if y is None else y[part], generator))
+        self._score_share(network, x, y, Draws.of(len(x), generator), self.chunk)
+
+    def _score_share(
+        self, network: Network, x: Tensor, y: Tensor | None, draws: Draws, chunk: int
+    ) -> None:
+        x, y, draws = self.share(x), None if y is None else self.share(y), self.share(draws)
+        for start in range(0, len(x), chunk):
+            part = slice(start, start + chunk)
+            y_part = None if y is None else y[part]
+            self._add(*self.score(network, x[part], y_part, draws[part]))
 
     def _add(self, score: Tensor, at_sites: dict[str, Tensor]) -> None:
         self.sites = tuple(at_sites)
@@ -128,9 +194,9 @@ class PathMetric(SampleMetric):
         return f"{self.measure}/{self.paths.name}"
 
     def _measure(self, network: Network, x: Tensor, y: Tensor | None, generator: Generator) -> None:
-        paths = self.paths(x, y, generator)
-        for part in paths.split(max(1, self.chunk // paths.shape[1])):
-            self._add(*self.score(network, part, None, generator))
+        paths = self.paths(x, y, generator)  # all of them, so that every share draws the same
+        at_once = max(1, self.chunk // paths.shape[1])
+        self._score_share(network, paths, None, Draws.of(len(paths), generator), at_once)
 
 
 def _detached(y: Tensor | None) -> Tensor | None:

@@ -38,6 +38,7 @@ from torch import Generator, Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from lightning_effcx.affine import bends
+from lightning_effcx.draws import Draws
 from lightning_effcx.metrics.base import SampleMetric
 from lightning_effcx.observe import Network, in_precision
 from lightning_effcx.pieces import pieces
@@ -134,7 +135,7 @@ def boundary_density(
     *,
     radius: float,
     directions: int = 8,
-    generator: Generator | None = None,
+    generator: Generator | Draws | None = None,
 ) -> Float[Tensor, " n"]:
     """Area of boundaries per volume in a ball around each sample, unbiased; not differentiable.
 
@@ -143,14 +144,14 @@ def boundary_density(
         x: The samples.
         radius: Of the balls, in units of the flattened input.
         directions: How many random chords of each ball are searched for boundaries.
-        generator: Source of those chords.
+        generator: Source of those chords, or the draws of each sample.
 
     Example:
         >>> boundary_density(torch.relu, torch.zeros(1, 1), radius=0.25)  # one in a length of 1/2
         tensor([2.], dtype=torch.float64)
     """
     _check(radius, directions)
-    per_site = _densities(network, x, radius, directions, generator)
+    per_site = _densities(network, x, radius, directions, Draws.of(len(x), generator))
     return sum(per_site.values(), _none(x))
 
 
@@ -159,14 +160,15 @@ def _densities(  # noqa: PLR0913, PLR0917 those of the measure
     x: Tensor,
     radius: float,
     directions: int,
-    generator: Generator | None,
+    draws: Draws,
     chunk: int = 1024,
 ) -> dict[str, Tensor]:
     """Area per volume of the boundaries that each site makes; a chunk is of ends of chords."""
     parts: list[dict[str, Tensor]] = []
-    for part in x.to(torch.float64).split(max(1, chunk // (2 * directions))):
+    for rows in torch.arange(len(x)).split(max(1, chunk // (2 * directions))):
+        part = x[rows].to(torch.float64)
         d = part.shape[1:].numel()
-        ends = radius * _chords(len(part) * directions, d, generator).to(part)
+        ends = radius * _chords(draws[rows], directions, d).to(part)
         centre = part.repeat_interleave(directions, 0)[:, None]
         found = pieces(network, centre + ends.reshape(-1, 2, *part.shape[1:]))
         crossings = {site: found.transitions(site).to(part) for site in found.sites}
@@ -176,15 +178,14 @@ def _densities(  # noqa: PLR0913, PLR0917 those of the measure
     return {site: torch.cat([part[site] for part in parts]) for site in parts[0]}
 
 
-def _chords(count: int, d: int, generator: Generator | None) -> Tensor:
-    """Draw chords of the unit ball uniformly: their ends, `(count, 2, d)`."""
-    device = None if generator is None else generator.device
-    noise = torch.randn(2, count, d, generator=generator, device=device, dtype=torch.float64)
-    direction, aside = torch.nn.functional.normalize(noise, dim=2)
+def _chords(draws: Draws, count: int, d: int) -> Tensor:
+    """Draw `count` chords of the unit ball for each row, uniformly: their ends, `(r, 2, d)`."""
+    noise = draws.randn(count, 2, d, dtype=torch.float64).flatten(0, 1)
+    direction, aside = torch.nn.functional.normalize(noise, dim=2).unbind(1)
     if d == 1:
         return torch.stack([-direction, direction], 1)
     aside = aside - (aside * direction).sum(1, keepdim=True) * direction
-    drawn = torch.rand(count, 1, generator=generator, device=device, dtype=torch.float64)
+    drawn = draws.rand(count, 1, dtype=torch.float64).flatten(0, 1)
     offset = drawn.pow(1 / (d - 1))  # uniform in the ball across the direction
     half = (-torch.expm1(2 / (d - 1) * drawn.log())).sqrt()  # sqrt(1 - offset²)
     middle, along = offset * torch.nn.functional.normalize(aside, dim=1), half * direction
@@ -219,9 +220,9 @@ class BoundaryDistance(SampleMetric):
         self.add_state("units", default=torch.tensor(0.0), dist_reduce_fx="max")
 
     def score(
-        self, network: Network, x: Tensor, y: Tensor | None, generator: Generator
+        self, network: Network, x: Tensor, y: Tensor | None, draws: Draws
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        del y, generator
+        del y, draws
         per_site = boundary_distance_per_site(network, x, chunk=self.chunk)
         distance = torch.stack(list(per_site.values())).amin(0)
         if not distance.isfinite().all():
@@ -266,8 +267,8 @@ class BoundaryDensity(SampleMetric):
         self.directions = directions
 
     def score(
-        self, network: Network, x: Tensor, y: Tensor | None, generator: Generator
+        self, network: Network, x: Tensor, y: Tensor | None, draws: Draws
     ) -> tuple[Tensor, dict[str, Tensor]]:
         del y
-        per_site = _densities(network, x, self.radius, self.directions, generator, self.chunk)
+        per_site = _densities(network, x, self.radius, self.directions, draws, self.chunk)
         return sum(per_site.values(), _none(x)), per_site

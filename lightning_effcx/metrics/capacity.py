@@ -25,10 +25,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Generator, Tensor
+from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from lightning_effcx.affine import bends
+from lightning_effcx.draws import Draws
 from lightning_effcx.metrics.base import PathMetric
 from lightning_effcx.observe import Network
 from lightning_effcx.paths import Paths, Segment
@@ -91,9 +92,9 @@ class CapacityGap(PathMetric):
         self.add_state("log_regions", default=torch.tensor(0.0), dist_reduce_fx="max")
 
     def score(
-        self, network: Network, x: Tensor, y: Tensor | None, generator: Generator
+        self, network: Network, x: Tensor, y: Tensor | None, draws: Draws
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        del y, generator
+        del y, draws
         capacity = region_capacity(network, x[:, 0])
         self.units = torch.full_like(self.units, capacity.units)
         self.log_regions = torch.full_like(self.log_regions, capacity.log_regions)

@@ -18,8 +18,9 @@ AISTATS 2022: the absolute deviation, there for each logit by itself, here as a 
 
 import torch
 from jaxtyping import Float
-from torch import Generator, Tensor
+from torch import Tensor
 
+from lightning_effcx.draws import Draws
 from lightning_effcx.metrics.base import PathMetric
 from lightning_effcx.observe import Network, in_precision
 from lightning_effcx.paths import Segment
@@ -105,7 +106,7 @@ class LinearDeviation(PathMetric):
     by_default = Segment(points=2)  # what is between is found
 
     def score(
-        self, network: Network, x: Tensor, y: Tensor | None, generator: Generator
+        self, network: Network, x: Tensor, y: Tensor | None, draws: Draws
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        del y, generator
+        del y, draws
         return linear_deviation(network, x), {}

@@ -29,8 +29,9 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
+from lightning_effcx.draws import Draws
 from lightning_effcx.metrics.base import SampleMetric
 from lightning_effcx.observe import Network, differentiating, evaluate
 from lightning_effcx.paths import classes_of
@@ -126,9 +127,9 @@ class FisherRaoNorm(SampleMetric):
         return "fisher_rao_norm/empirical" if self.empirical else "fisher_rao_norm"
 
     def score(
-        self, network: Network, x: Tensor, y: Tensor | None, generator: Generator
+        self, network: Network, x: Tensor, y: Tensor | None, draws: Draws
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        del generator
+        del draws
         if self.empirical and y is None:
             raise ValueError("the empirical Fisher needs targets, but the batch has none.")
         fisher_rao = fisher_rao_norm(

@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from lightning_effcx.draws import Draws
 from lightning_effcx.metrics.base import SampleMetric
 from lightning_effcx.observe import Network, differentiating, evaluate
 
@@ -33,7 +34,7 @@ def jacobian_norm(
     *,
     of: Literal["outputs", "probabilities"] = "outputs",
     directions: int | None = None,
-    generator: Generator | None = None,
+    generator: Generator | Draws | None = None,
 ) -> Float[Tensor, " n"]:
     """Frobenius norm of the input-output Jacobian at each sample; differentiable in the weights.
 
@@ -44,7 +45,7 @@ def jacobian_norm(
         directions: Pull back this many random output directions instead of all `k`. The square of
             the result is then unbiased, with relative variance at most `2 / directions`; the result
             itself lies a little low on average.
-        generator: Source of those directions.
+        generator: Source of those directions, or the draws of each sample.
 
     Example:
         >>> jacobian_norm(lambda x: 2 * x, torch.zeros(1, 3))  # 2 * sqrt(3)
@@ -94,12 +95,10 @@ class JacobianNorm(SampleMetric):
         return "/".join(["jacobian_norm", *filter(None, ["_".join(variant)])])
 
     def score(
-        self, network: Network, x: Tensor, y: Tensor | None, generator: Generator
+        self, network: Network, x: Tensor, y: Tensor | None, draws: Draws
     ) -> tuple[Tensor, dict[str, Tensor]]:
         del y
-        norms = jacobian_norm(
-            network, x, of=self.of, directions=self.directions, generator=generator
-        )
+        norms = jacobian_norm(network, x, of=self.of, directions=self.directions, generator=draws)
         return norms, {}
 
 
@@ -118,12 +117,11 @@ def _probabilities(y: Tensor) -> Tensor:
     return y.softmax(1)
 
 
-def _cotangents(y: Tensor, directions: int | None, generator: Generator | None) -> Tensor:
+def _cotangents(y: Tensor, directions: int | None, generator: Generator | Draws | None) -> Tensor:
     """All output directions, `(k, n, k)`, or random ones whose squares average to the same."""
     n, k = y.shape
     if directions is None:
         return torch.eye(k, dtype=y.dtype, device=y.device)[:, None].expand(k, n, k)
-    device = None if generator is None else generator.device
-    noise = torch.randn(directions, n, k, generator=generator, device=device).to(y)
+    noise = Draws.of(n, generator).randn(directions, k).to(y).transpose(0, 1)
     # E (v·r)² = |r|²/k for v uniform on the unit sphere, which spreads less than Gaussian v does.
     return torch.nn.functional.normalize(noise, dim=2) * (k / directions) ** 0.5

@@ -157,7 +157,8 @@ class LANNComplexity(NetworkMetric):
     """`lann_complexity` of the samples of a batch; averaged over batches by their size.
 
     The pre-activations of all samples are wanted together, so that batches are measured apart: give
-    all samples at once where you can, as `ComplexityMonitor` does. Beside the value there are
+    all samples at once where you can, as `ComplexityMonitor` does. The choice of tangents cannot be
+    shared either: share 0 measures alone, the others add nothing. Beside the value there are
 
     * `/per_input`: the complexity over the number of inputs;
     * `/pieces`: pieces per unit, and `/at/<site>` those at a site, summed;
@@ -195,6 +196,8 @@ class LANNComplexity(NetworkMetric):
     def update(self, network: Network, x: Tensor, y: Tensor | None = None) -> None:
         """Approximate the network as it is now at the samples `x`, `(n, ...)`."""
         del y
+        if self.share.index > 0:
+            return
         with observing(network):
             lann = lann_complexity(
                 network,

@@ -104,8 +104,9 @@ class ActivationPatterns(NetworkMetric):
         """Take the patterns of the samples `x`, `(n, ...)`, under the network as it is now."""
         del y
         with observing(network):
-            for part in x.detach().clone().split(self.chunk):
-                self._add(network, part)
+            x = self.share(x.detach().clone())
+            for start in range(0, len(x), self.chunk):
+                self._add(network, x[start : start + self.chunk])
 
     def _add(self, network: Network, x: Tensor) -> None:
         hashes = torch.zeros(len(x), dtype=torch.long, device=x.device)

@@ -32,6 +32,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
+from lightning_effcx.draws import Draws
 from lightning_effcx.metrics.base import PathMetric
 from lightning_effcx.observe import Network
 from lightning_effcx.paths import Paths, Segment
@@ -63,7 +64,7 @@ def estimated_linear_regions(
     path: Float[Tensor, "s p ..."],
     *,
     budget: int,
-    generator: Generator | None = None,
+    generator: Generator | Draws | None = None,
 ) -> Float[Tensor, " s"]:
     """Estimate `linear_regions` from about `budget` knots of each path, unbiased.
 
@@ -75,7 +76,7 @@ def estimated_linear_regions(
         network: As in `linear_regions`.
         path: As in `linear_regions`.
         budget: How many knots of each path to find, about.
-        generator: Source of the draws.
+        generator: Source of the draws, or those of each path.
 
     Example:
         >>> path = torch.tensor([[[-1.0], [2.0]]])
@@ -147,11 +148,11 @@ class LinearRegions(PathMetric):
         return super().name + "_estimated" * (self.budget is not None)
 
     def score(
-        self, network: Network, x: Tensor, y: Tensor | None, generator: Generator
+        self, network: Network, x: Tensor, y: Tensor | None, draws: Draws
     ) -> tuple[Tensor, dict[str, Tensor]]:
         del y
         if self.budget is not None:
-            return _estimated(network, x, self.budget, generator)
+            return _estimated(network, x, self.budget, draws)
         found = pieces(network, x)
         return found.regions(), {site: found.transitions(site) for site in found.sites}
 
@@ -167,20 +168,20 @@ class Transitions(PathMetric):
     measure = "transitions"
 
     def score(
-        self, network: Network, x: Tensor, y: Tensor | None, generator: Generator
+        self, network: Network, x: Tensor, y: Tensor | None, draws: Draws
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        del y, generator
+        del y, draws
         per_site = transitions_per_site(network, x)
         return sum(per_site.values(), _none(x)), per_site
 
 
 def _estimated(
-    network: Network, path: Tensor, budget: int, generator: Generator | None
+    network: Network, path: Tensor, budget: int, generator: Generator | Draws | None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Estimate the regions of each path, and its knots at each site."""
     _check(budget)
-    draws = torch.rand(len(path), 2, generator=generator, dtype=torch.float64).to(path.device)
-    first, second = draws.unbind(1)
+    draws = Draws.of(len(path), generator)
+    first, second = draws.rand(2, dtype=torch.float64).to(path.device).unbind(1)
     pilot = torch.full_like(first, _PILOT)
     knots = _windows_of(pieces(network, _windows(path, first, pilot)).transitions())
     share = (budget / ((knots + 1) / pilot)).clamp(max=1.0)

@@ -25,9 +25,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Generator, Tensor
+from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
+from lightning_effcx.draws import Draws
 from lightning_effcx.metrics.base import PathMetric
 from lightning_effcx.observe import Network, differentiating
 from lightning_effcx.paths import Paths, Segment
@@ -92,9 +93,9 @@ class TrajectoryLength(PathMetric):
         return super().name + "_exact" * self.exact
 
     def score(
-        self, network: Network, x: Tensor, y: Tensor | None, generator: Generator
+        self, network: Network, x: Tensor, y: Tensor | None, draws: Draws
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        del y, generator
+        del y, draws
         lengths = trajectory_length(network, x, exact=self.exact)
         return lengths.pop("output"), lengths
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F  # noqa: N812 as everybody calls it
 from torch.testing import assert_close
 from torchmetrics import MetricCollection
 
+from lightning_effcx.draws import Draws
 from lightning_effcx.functional import (
     activation_patterns,
     boundary_density,
@@ -328,6 +329,18 @@ def test_directions_come_from_the_generator_alone(seed):
     )
     assert_close(first, again, rtol=0, atol=0)
     assert_close(torch.get_rng_state(), state)
+
+
+def test_the_chords_of_a_sample_do_not_depend_on_the_others():
+    network, x = mlp(4, 8, 3), torch.randn(6, 4)
+    draws = Draws.of(6, torch.Generator().manual_seed(0))
+    parts = [
+        boundary_density(network, x[part], radius=2.0, generator=draws[part])
+        for part in (slice(4, 6), slice(4))
+    ]
+    generator = torch.Generator().manual_seed(0)
+    together = boundary_density(network, x, radius=2.0, generator=generator)
+    assert_close(torch.cat(parts), together[[4, 5, 0, 1, 2, 3]])
 
 
 def test_a_linear_network_has_no_boundary_in_any_ball():

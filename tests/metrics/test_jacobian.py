@@ -7,6 +7,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.testing import assert_close
 
+from lightning_effcx.draws import Draws
 from lightning_effcx.functional import jacobian_norm
 from lightning_effcx.metrics import JacobianNorm
 from lightning_effcx.observe import observing
@@ -212,6 +213,25 @@ def test_directions_come_from_the_generator_alone():
     )
     assert_close(first, again, rtol=0, atol=0)
     assert not torch.equal(first, other)
+    assert_close(torch.get_rng_state(), state)
+
+
+def test_the_directions_of_a_sample_do_not_depend_on_the_others():
+    network, x = mlp(4, 8, 3), torch.randn(6, 4)
+    draws = Draws.of(6, torch.Generator().manual_seed(0))
+    parts = [
+        jacobian_norm(network, x[part], directions=2, generator=draws[part])
+        for part in (slice(4, 6), slice(4))
+    ]
+    generator = torch.Generator().manual_seed(0)
+    together = jacobian_norm(network, x, directions=2, generator=generator)
+    assert_close(torch.cat(parts), together[[4, 5, 0, 1, 2, 3]])
+
+
+def test_nothing_is_drawn_where_all_directions_are_taken():
+    network, x = mlp(4, 8, 3), torch.randn(6, 4)
+    state = torch.get_rng_state()
+    jacobian_norm(network, x)
     assert_close(torch.get_rng_state(), state)
 
 

@@ -7,6 +7,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.testing import assert_close
 
+from lightning_effcx.draws import Draws
 from lightning_effcx.functional import estimated_linear_regions, linear_regions, transitions
 from lightning_effcx.metrics import LinearRegions, Transitions
 from lightning_effcx.paths import Arc, OriginLine, Segment, segment
@@ -113,6 +114,18 @@ def test_a_budget_that_is_large_enough_counts_all():
     network, path = mlp(4, 32, 32, 3), torch.randn(20, 5, 4)
     found = estimated_linear_regions(network, path, budget=10**6, generator=generator())
     assert_close(found, linear_regions(network, path).double())
+
+
+def test_the_estimate_of_a_path_does_not_depend_on_the_others():
+    network, path = mlp(4, 64, 64, 3), torch.randn(9, 3, 4)
+    draws = Draws.of(9, generator())
+    parts = [
+        estimated_linear_regions(network, path[i::2], budget=9, generator=draws[i::2])
+        for i in range(2)
+    ]
+    together = estimated_linear_regions(network, path, budget=9, generator=generator())
+    assert_close(torch.cat(parts), torch.cat([together[::2], together[1::2]]))
+    assert (together != linear_regions(network, path)).any()
 
 
 def test_an_estimate_finds_about_as_many_knots_as_its_budget():
