@@ -6,7 +6,7 @@ metric keeps: they choose points among the samples and draw the paths, in the sa
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -131,8 +131,9 @@ class Paths(Protocol):
     def name(self) -> str:
         """What the paths are, in the metric's tag: letters, digits and underscores."""
 
-    def __call__(self, x: Tensor, y: Tensor | None, generator: Generator) -> Tensor:
-        """Draw paths `(s, p, ...)` through the samples `x` with targets `y`."""
+    # Any, because LightningCLI takes what returns a class to be a way of making an instance.
+    def __call__(self, x: Tensor, y: Tensor | None, generator: Generator) -> Any:
+        """Draw paths, a tensor `(s, p, ...)`, through the samples `x` with targets `y`."""
 
 
 Between: TypeAlias = Literal["any", "same", "different"]

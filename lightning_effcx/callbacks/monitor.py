@@ -6,12 +6,17 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric
 from typing_extensions import override
 
+from lightning_effcx.callbacks.hosts import (
+    Callback,
+    LightningModule,
+    Trainer,
+    rank_zero_info,
+    rank_zero_warn,
+)
 from lightning_effcx.callbacks.schedules import Every
 from lightning_effcx.callbacks.selection import (
     check_exact,
@@ -28,7 +33,7 @@ from lightning_effcx.callbacks.tensorboard import (
     draw_bands,
     writers,
 )
-from lightning_effcx.capture import ChooseInput, ChooseNetwork, input_and_target, network_of
+from lightning_effcx.capture import input_and_target, network_of
 from lightning_effcx.observe import Network, evaluate, observing
 from lightning_effcx.tags import PREFIX, STDERR, Tag, is_site_key
 
@@ -67,8 +72,10 @@ class ComplexityMonitor(Callback):
         samples: int = 64,
         every: int | Callable[[int], bool] = 1,
         detail: bool = False,
-        network: ChooseNetwork | None = None,
-        batch: ChooseInput | None = None,
+        # For LightningCLI: functions come first, as any text is a name; and return Any, because it
+        # takes what returns a class to be a way of making an instance.
+        network: Callable[[Any, Any], Any] | str | None = None,
+        batch: Callable[[Any], Any] | None = None,
         hparams: Mapping[str, Any] | None = None,
         strict: bool = False,
         seed: int = 0,
@@ -176,7 +183,7 @@ class ComplexityMonitor(Callback):
         for owner in (getattr(trainer, "datamodule", None), pl_module):
             if getattr(owner, "_log_hyperparams", False):
                 hparams |= dict(owner.hparams)  # type: ignore[union-attr]
-        monitored = (getattr(callback, "monitor", None) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        monitored = (getattr(callback, "monitor", None) for callback in trainer.callbacks)  # type: ignore[union-attr]
         measured = [str(Tag(name)) for name in self.metrics]
         measured += sorted({"val_loss", *(key for key in monitored if key)} - {*measured})
         for writer in writers(trainer.loggers):

@@ -128,7 +128,7 @@ class PathMetric(SampleMetric):
         return f"{self.measure}/{self.paths.name}"
 
     def _measure(self, network: Network, x: Tensor, y: Tensor | None, generator: Generator) -> None:
-        paths = self.paths(x, y, generator)
+        paths: Tensor = self.paths(x, y, generator)
         for part in paths.split(max(1, self.chunk // paths.shape[1])):
             self._add(*self.score(network, part, None, generator))
 

@@ -1,0 +1,58 @@
+"""Hosts: the packages that Lightning is published as, and what callbacks need to work in both.
+
+`lightning.pytorch` and `pytorch_lightning` are the same code with classes of their own, and whoever
+has the first has the second. A callback of one is none to the other, so ours descend from both. A
+Trainer's loggers and callbacks may be of either: tell them by name, not by type. No other file
+imports the packages.
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeAlias, Union
+
+from lightning_utilities.core import rank_zero
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+
+__all__ = ["Callback", "LightningModule", "Trainer", "rank_zero_info", "rank_zero_warn"]
+
+_NAMES = ("lightning.pytorch", "pytorch_lightning")
+
+
+def _installed() -> list[ModuleType]:
+    """Import those of the two packages that are installed."""
+    # Both write messages with one logger, which is that of the package imported last. The settings
+    # of whoever imported one before us, to silence it perhaps, must not be evaded by another's.
+    chosen = any(name in sys.modules for name in _NAMES)
+    before = rank_zero.log, rank_zero.rank_zero_deprecation_category
+    found = []
+    for name in _NAMES:
+        try:
+            found.append(import_module(name))
+        except ImportError:  # not installed, or broken, or another package of that name
+            if name == "pytorch_lightning":  # which we depend on
+                raise
+    if chosen:
+        rank_zero.log, rank_zero.rank_zero_deprecation_category = before
+    return found
+
+
+if TYPE_CHECKING:
+    import lightning.pytorch
+    import pytorch_lightning
+
+    Trainer: TypeAlias = pytorch_lightning.Trainer | lightning.pytorch.Trainer
+    LightningModule: TypeAlias = (
+        pytorch_lightning.LightningModule | lightning.pytorch.LightningModule
+    )
+
+    class Callback(lightning.pytorch.Callback, pytorch_lightning.Callback):  # type: ignore[misc]
+        """A callback to the Trainers of both packages."""
+
+else:
+    _hosts = _installed()
+    Trainer = Union[tuple(host.Trainer for host in _hosts)]  # noqa: UP007 as many as there are
+    LightningModule = Union[tuple(host.LightningModule for host in _hosts)]  # noqa: UP007
+
+    class Callback(*(host.Callback for host in _hosts)):
+        """A callback to the Trainers of both packages."""
