@@ -1,4 +1,5 @@
 import inspect
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytorch_lightning.cli
 import yaml
 from hosted import FirstPair, OfLightning, OfPytorchLightning, hidden, input_of
 from jsonargparse import ArgumentParser
+from lightning_utilities.core import rank_zero
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torchmetrics import Metric
 
@@ -105,13 +107,19 @@ def test_a_trainer_takes_the_monitor_by_itself(tmp_path, host):
 
 
 def test_a_checkpoint_of_one_package_resumes_in_the_other(tmp_path):
-    first = ComplexityMonitor([JacobianNorm()], batch=input_of)
-    trainer = fit(pytorch_lightning, tmp_path, first)
-    second = ComplexityMonitor([JacobianNorm()], batch=input_of)
-    resumed = lightning.pytorch.Trainer(callbacks=second, logger=False, **options(tmp_path))
-    resumed.fit(OfLightning(), ckpt_path=trainer.checkpoint_callback.best_model_path)
-    assert measured(second)[: len(first.history)] == measured(first)[: len(second.history)]
-    assert second.history[-1]["epoch"] == 2
+    histories = []
+    last = None
+    for host, module in MODULES.items():
+        monitor = ComplexityMonitor([JacobianNorm()], batch=input_of, strict=True)
+        others = {"max_epochs": len(histories) + 1, "logger": False, "enable_checkpointing": False}
+        trainer = host.Trainer(callbacks=monitor, **options(tmp_path, **others))
+        trainer.fit(module(), ckpt_path=last)
+        last = tmp_path / "last.ckpt"
+        trainer.save_checkpoint(last)
+        histories.append(monitor.history)
+    first, second = histories
+    assert second[:-1] == first
+    assert [entry["epoch"] for entry in second] == [0, 1]
 
 
 # --- packages that are not there
@@ -192,16 +200,27 @@ print([name for name in sys.modules if name.split(".")[0] == "lightning"])
     assert "['lightning']" in said
 
 
-@EITHER
-def test_silencing_ones_own_package_still_silences_the_trainer(host):
+def test_silencing_ones_own_package_still_silences_the_trainer():
     """The other package, which we import, must not speak in its place."""
-    said = python(f"""
-import logging, {host.__name__} as host
-logging.getLogger("{host.__name__}").setLevel(logging.ERROR)
+    said = python("""
+import logging, lightning.pytorch as host
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 from lightning_effcx.callbacks import ComplexityMonitor
 host.Trainer(callbacks=ComplexityMonitor(), accelerator="cpu", logger=False)
 """)
     assert "GPU available" not in said
+
+
+def test_messages_go_on_in_the_name_of_the_package_imported_first(monkeypatch):
+    def imported(name: str) -> ModuleType:
+        rank_zero.log = logging.getLogger(name)  # as both packages do
+        return sys.modules[name]
+
+    before = logging.getLogger("before")
+    monkeypatch.setattr(rank_zero, "log", before)
+    monkeypatch.setattr(hosts, "import_module", imported)
+    hosts._installed()
+    assert rank_zero.log is before
 
 
 # --- the command line
