@@ -88,15 +88,6 @@ class Called(View):
         self.embedding = embedding
         self.held = tuple(place for place in call.varying if place not in inputs)
 
-    @property
-    def as_called(self) -> "Called":
-        """The module as a function that takes what it was called with, instead of `x`."""
-        return self._with(self.call, embedding=None)
-
-    def at(self, index: Tensor) -> "Called":
-        """Return the network with what is held fixed for some of the samples."""
-        return self._with(self.call.rows(index), self.embedding)
-
     @override
     def all_outputs(self, x: Tensor) -> Any:
         tensors = dict(zip(self.inputs, self._split(x), strict=True))
@@ -107,7 +98,8 @@ class Called(View):
         with _in_place_of(self._orig_mod.get_submodule(self.embedding), x):
             return self._orig_mod(*args, **kwargs)
 
-    def _with(self, call: Call, embedding: str | None) -> "Called":
+    def with_call(self, call: Call, embedding: str | None) -> "Called":
+        """Return the same network with other things fixed."""
         other = Called(self._orig_mod, call, self.inputs, embedding)
         other.place = self.place
         return other
@@ -150,7 +142,19 @@ def _in_place_of(embedding: nn.Module, x: Tensor) -> Iterator[None]:
 
 def at_samples(network: Network, index: Tensor) -> Network:
     """Return the network as it is for some samples, where it holds something fixed for each."""
-    return network.at(index) if varies(network) else network
+    if not varies(network):
+        return network
+    return network.with_call(network.call.rows(index), network.embedding)
+
+
+def as_called(network: Network) -> Network:
+    """Return the network with what it was called with, tokens too, in place of their embedding.
+
+    A measure of the weights, rather than of the input, is about those of the embedding as well.
+    """
+    if not isinstance(network, Called) or network.embedding is None:
+        return network
+    return network.with_call(network.call, None)
 
 
 def varies(network: Network) -> TypeGuard[Called]:
@@ -281,7 +285,7 @@ def _called(part: nn.Module, call: Call) -> tuple[Called, Tensor]:
         network = Called(part, call, (first,))
     held = [tensors[place] for place in network.held]
     if held and all(torch.equal(t, t[:1].expand_as(t)) for t in held):
-        network = network.at(torch.zeros(1, dtype=torch.long, device=x.device))
+        network = network.with_call(call.rows(slice(1)), network.embedding)
     return network, x
 
 

@@ -6,7 +6,7 @@ metric keeps: they choose points among the samples and draw the paths, in the sa
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -131,8 +131,33 @@ class Paths(Protocol):
     def name(self) -> str:
         """What the paths are, in the metric's tag: letters, digits and underscores."""
 
-    def __call__(self, x: Tensor, y: Tensor | None, generator: Generator) -> Tensor:
-        """Draw paths `(s, p, ...)` through the samples `x` with targets `y`."""
+    # Any, because LightningCLI takes what returns a class to be a way of making an instance.
+    def __call__(self, x: Tensor, y: Tensor | None, generator: Generator) -> Any:
+        """Draw paths, a tensor `(s, p, ...)`, through the samples `x` with targets `y`."""
+
+
+def origins(
+    paths: Paths, samples: int, y: Tensor | None, generator: Generator
+) -> Int[Tensor, " s"]:
+    """Tell from which of the samples each path starts, or which weighs most there.
+
+    Paths combine samples linearly, so that those through unit vectors show the weights.
+
+    Args:
+        paths: How they are drawn.
+        samples: How many samples there are.
+        y: Their targets.
+        generator: Source of the draws, left as it is.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> origins(OriginLine(count=2), 5, None, generator)
+        tensor([0, 1])
+    """
+    state = generator.get_state()
+    drawn: Tensor = paths(torch.eye(samples)[:, None], y, generator)
+    generator.set_state(state)
+    return drawn[:, 0].flatten(1).abs().argmax(1)
 
 
 Between: TypeAlias = Literal["any", "same", "different"]

@@ -9,7 +9,16 @@ from torch import nn
 from torch.testing import assert_close
 
 from lightning_effcx.calls import Call
-from lightning_effcx.capture import Called, View, at_samples, captured, chosen, heard, varies
+from lightning_effcx.capture import (
+    Called,
+    View,
+    as_called,
+    at_samples,
+    captured,
+    chosen,
+    heard,
+    varies,
+)
 from lightning_effcx.observe import observing
 from lightning_effcx.units import units
 
@@ -259,7 +268,7 @@ def test_of_tokens_the_input_is_what_their_embedding_returns():
         ((x + 1 + module.place.weight) * tokens.ne(0)[..., None]).sum(1) + module.word.weight[0]
     )
     assert_close(network(x + 1), moved)
-    assert_close(network.as_called(x + 1), outputs)
+    assert_close(as_called(network)(x + 1), outputs)
     assert varies(network)
     assert not any(part._forward_hooks for part in module.modules())
 
@@ -317,6 +326,7 @@ def test_a_call_that_was_heard_in_inference_mode_can_be_differentiated():
 def test_a_network_without_anything_fixed_is_the_same_for_all_samples():
     module = nn.Linear(3, 2)
     assert at_samples(module, Y) is module
+    assert as_called(module) is module
     assert not varies(module)
     network = Called(module, call(X), ((0, 0),))
     assert at_samples(network, Y) is network

@@ -2,7 +2,8 @@
 
 `lightning.pytorch` and `pytorch_lightning` are the same code with classes of their own, and whoever
 has the first has the second. A callback of one is none to the other, so ours descend from both. A
-Trainer's loggers and callbacks may be of either: tell them by name, not by type.
+Trainer's loggers and callbacks may be of either: tell them by name, not by type. No other file
+imports the packages.
 """
 
 import sys
@@ -11,8 +12,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, TypeAlias, Union
 
 from lightning_utilities.core import rank_zero
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
-__all__ = ["Callback", "LightningModule", "Trainer"]
+__all__ = ["Callback", "LightningModule", "Trainer", "rank_zero_info", "rank_zero_warn"]
 
 _NAMES = ("lightning.pytorch", "pytorch_lightning")
 

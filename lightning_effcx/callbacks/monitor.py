@@ -7,13 +7,18 @@ from time import perf_counter
 from typing import Any, Literal, NamedTuple
 
 import torch
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric
 from typing_extensions import override
 
 from lightning_effcx.callbacks.budget import Budget
-from lightning_effcx.callbacks.hosts import Callback, LightningModule, Trainer
+from lightning_effcx.callbacks.hosts import (
+    Callback,
+    LightningModule,
+    Trainer,
+    rank_zero_info,
+    rank_zero_warn,
+)
 from lightning_effcx.callbacks.probe import Probe
 from lightning_effcx.callbacks.ranks import distinct, gather, rank, together
 from lightning_effcx.callbacks.schedules import Every

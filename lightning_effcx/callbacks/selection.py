@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_effcx.callbacks.ranks import rank, share_errors, world
 from lightning_effcx.metrics import (
     FisherRaoNorm,
     JacobianNorm,
@@ -17,10 +18,12 @@ from lightning_effcx.metrics import (
     TrajectoryLength,
     Transitions,
 )
+from lightning_effcx.metrics.base import NetworkMetric, Share
 from lightning_effcx.observe import Network
 from lightning_effcx.own import as_one
 from lightning_effcx.paths import OriginLine, Segment
 from lightning_effcx.pieces import pieces
+from lightning_effcx.structures import mapped
 from lightning_effcx.tags import check_name
 from lightning_effcx.units import units
 
@@ -118,20 +121,51 @@ def _check(name: str, metric: Any) -> None:
 
 
 def measure(metric: Metric, network: Network, x: Tensor, y: Tensor | None) -> dict[str, float]:
-    """Measure afresh; return what was found, by what follows the metric's name in its keys."""
+    """Measure afresh; return what was found, by what follows the metric's name in its keys.
+
+    The processes of a distributed training share the work of our metrics. Those of the user are
+    given everything on every process, and are not synchronized.
+    """
+    shared = isinstance(metric, NetworkMetric)
+    if shared:
+        metric.share = Share(rank(), of=world())
+
+    def updated() -> dict[str, Any]:
+        metric.update(network, x, y)
+        return metric.metric_state if shared else {}
+
+    def computed() -> dict[str, float]:
+        if shared and rank() > 0:
+            return {}
+        for state in others if shared else ():
+            metric.merge_state(mapped(state, lambda _, tensor: tensor.to(metric.device)))
+        return _by_ending(metric)
+
     with torch.inference_mode(False):  # a state made in inference mode could not be added to later
         metric.reset()
-        metric.update(network, x, y)
-        found = metric.compute()
+        _, *others = share_errors(updated)
+        found, *_ = share_errors(computed)
         metric.reset()
+    for key, value in found.items():
+        if not math.isfinite(value):
+            raise ValueError(f"its {key.strip('_/') or 'value'} is {value}.")
+    return found
+
+
+def _by_ending(metric: Metric) -> dict[str, float]:
+    synchronizes, metric.distributed_available_fn = metric.distributed_available_fn, _alone
+    try:
+        found = metric.compute()
+    finally:
+        metric.distributed_available_fn = synchronizes
     own = str(getattr(metric, "name", ""))
     if isinstance(found, Tensor):  # a metric of the user's, as its dictionaries may be
         found = {own: found}
-    values = {_ending(key.removeprefix(own)): float(value) for key, value in found.items()}
-    for key, value in values.items():
-        if not math.isfinite(value):
-            raise ValueError(f"its {key.strip('_/') or 'value'} is {value}.")
-    return values
+    return {_ending(key.removeprefix(own)): float(value) for key, value in found.items()}
+
+
+def _alone() -> bool:
+    return False
 
 
 def _ending(key: str) -> str:

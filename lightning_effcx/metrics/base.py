@@ -3,16 +3,17 @@
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Generator, Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from lightning_effcx.capture import at_samples, varies
 from lightning_effcx.draws import Draws
 from lightning_effcx.observe import Network, observing
-from lightning_effcx.paths import Paths, Segment
+from lightning_effcx.paths import Paths, Segment, origins
 from lightning_effcx.tags import STDERR, site_key
 
 Items = TypeVar("Items", Tensor, Draws)
@@ -109,6 +110,8 @@ class SampleMetric(NetworkMetric):
         **kwargs: `chunk`, and the keyword arguments of `torchmetrics.Metric`.
     """
 
+    pointwise: ClassVar[bool] = False
+    """Whether `score` evaluates the network at the samples themselves and nowhere else."""
     scores: list[Tensor]
 
     def __init__(self, *, seed: int = 0, **kwargs: Any) -> None:
@@ -137,16 +140,25 @@ class SampleMetric(NetworkMetric):
             self._measure(network, x.detach().clone(), _detached(y), generator)
 
     def _measure(self, network: Network, x: Tensor, y: Tensor | None, generator: Generator) -> None:
-        self._score_share(network, x, y, Draws.of(len(x), generator), self.chunk)
+        at_once = self.chunk if self.pointwise or not varies(network) else 1
+        samples = torch.arange(len(x))
+        self._score_share(network, x, y, Draws.of(len(x), generator), samples, at_once)
 
-    def _score_share(
-        self, network: Network, x: Tensor, y: Tensor | None, draws: Draws, chunk: int
+    def _score_share(  # noqa: PLR0913, PLR0917 as `score`, and how
+        self,
+        network: Network,
+        x: Tensor,
+        y: Tensor | None,
+        draws: Draws,
+        samples: Tensor,
+        at_once: int,
     ) -> None:
-        x, y, draws = self.share(x), None if y is None else self.share(y), self.share(draws)
-        for start in range(0, len(x), chunk):
-            part = slice(start, start + chunk)
+        """Score those of some samples, or paths, that are ours; `samples` says whose they are."""
+        mine = self.share(torch.arange(len(x)))
+        for part in mine.split(at_once) if len(mine) else ():
+            own = at_samples(network, samples[part])
             y_part = None if y is None else y[part]
-            self._add(*self.score(network, x[part], y_part, draws[part]))
+            self._add(*self.score(own, x[part], y_part, draws[part]))
 
     def _add(self, score: Tensor, at_sites: dict[str, Tensor]) -> None:
         self.sites = tuple(at_sites)
@@ -194,9 +206,16 @@ class PathMetric(SampleMetric):
         return f"{self.measure}/{self.paths.name}"
 
     def _measure(self, network: Network, x: Tensor, y: Tensor | None, generator: Generator) -> None:
-        paths = self.paths(x, y, generator)  # all of them, so that every share draws the same
-        at_once = max(1, self.chunk // paths.shape[1])
-        self._score_share(network, paths, None, Draws.of(len(paths), generator), at_once)
+        paths: Tensor
+        if varies(network):  # on a path it is the function that it is where the path starts
+            starts, at_once = origins(self.paths, len(x), y, generator), 1
+            paths = self.paths(x, y, generator)
+        else:
+            paths = self.paths(x, y, generator)
+            starts, at_once = torch.arange(len(paths)), max(1, self.chunk // paths.shape[1])
+        # All are drawn, so that every share has the same.
+        draws = Draws.of(len(paths), generator)
+        self._score_share(network, paths, None, draws, starts, at_once)
 
 
 def _detached(y: Tensor | None) -> Tensor | None:

@@ -31,6 +31,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lightning_effcx.capture import as_called
 from lightning_effcx.draws import Draws
 from lightning_effcx.metrics.base import SampleMetric
 from lightning_effcx.observe import Network, differentiating, evaluate
@@ -108,6 +109,8 @@ class FisherRaoNorm(SampleMetric):
         **kwargs: `seed`, `chunk`, and the keyword arguments of `torchmetrics.Metric`.
     """
 
+    pointwise = True
+
     def __init__(
         self,
         distribution: Distribution = "categorical",
@@ -133,7 +136,7 @@ class FisherRaoNorm(SampleMetric):
         if self.empirical and y is None:
             raise ValueError("the empirical Fisher needs targets, but the batch has none.")
         fisher_rao = fisher_rao_norm(
-            network,
+            as_called(network),
             x,
             y if self.empirical else None,
             distribution=self.distribution,

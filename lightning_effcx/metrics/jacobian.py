@@ -77,6 +77,8 @@ class JacobianNorm(SampleMetric):
         **kwargs: `seed`, `chunk`, and the keyword arguments of `torchmetrics.Metric`.
     """
 
+    pointwise = True
+
     def __init__(
         self,
         of: Literal["outputs", "probabilities"] = "outputs",

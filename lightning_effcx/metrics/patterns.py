@@ -29,6 +29,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
+from lightning_effcx.capture import at_samples
 from lightning_effcx.metrics.base import NetworkMetric
 from lightning_effcx.observe import Network, observing
 from lightning_effcx.units import Site, listen, without_units
@@ -104,9 +105,9 @@ class ActivationPatterns(NetworkMetric):
         """Take the patterns of the samples `x`, `(n, ...)`, under the network as it is now."""
         del y
         with observing(network):
-            x = self.share(x.detach().clone())
-            for start in range(0, len(x), self.chunk):
-                self._add(network, x[start : start + self.chunk])
+            x, mine = x.detach().clone(), self.share(torch.arange(len(x)))
+            for part in mine.split(self.chunk) if len(mine) else ():
+                self._add(at_samples(network, part), x[part])
 
     def _add(self, network: Network, x: Tensor) -> None:
         hashes = torch.zeros(len(x), dtype=torch.long, device=x.device)

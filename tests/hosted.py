@@ -1,0 +1,68 @@
+"""The code of users of either Lightning package, such as their configuration files refer to."""
+
+from typing import Any
+
+import lightning.pytorch
+import pytorch_lightning
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+
+from lightning_effcx.paths import segment
+
+
+class Steps:
+    """Trains a backbone and a head on batches that are dictionaries."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.backbone = nn.Sequential(nn.Linear(4, width), nn.ReLU())
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.backbone(x))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return cross_entropy(self(batch["x"]), batch["y"])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", cross_entropy(self(batch["x"]), batch["y"]))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def train_dataloader(self) -> Any:
+        x = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
+        return DataLoader([{"x": row, "y": row[:3].argmax()} for row in x], 8)
+
+    val_dataloader = train_dataloader
+
+
+class OfPytorchLightning(Steps, pytorch_lightning.LightningModule):
+    pass
+
+
+class OfLightning(Steps, lightning.pytorch.LightningModule):
+    pass
+
+
+def input_of(batch):
+    return batch["x"], batch["y"]
+
+
+def hidden(module: nn.Module, x: Tensor) -> Tensor:
+    return module.backbone(x)
+
+
+class FirstPair:
+    """A path of the user's own."""
+
+    name = "first_pair"
+
+    def __init__(self, points: int = 2) -> None:
+        self.points = points
+
+    def __call__(self, x: Tensor, y: Tensor | None, generator: Generator) -> Tensor:
+        return segment(x[:1], x[1:2], points=self.points)
