@@ -9,6 +9,7 @@ from settings import (
     SETTINGS,
     Outcome,
     Setting,
+    by_all,
     differences,
     exponential,
     fit,
@@ -107,8 +108,6 @@ def test_a_gap_is_found(tmp_path):
         "gradient checkpointing",
         "manual optimization with two optimizers",
         "inference_mode=True, then validate",
-        "check_val_every_n_epoch=9",
-        "max_steps=3, before any validation",
         "every='end'",
         *(f"{average} {order} us" for average in AVERAGES for order in ("before", "after")),
     ],
@@ -132,6 +131,18 @@ def test_without_validation_the_first_training_samples_are_measured_and_it_is_sa
         outcome = fit(tmp_path, SETTINGS[name], measured=True)
     assert caplog.text.count("effcx: no validation runs in this training, ") == 1
     assert_ends_with_the_norm_at(outcome, torch.cat(outcome.count.seen)[:64])
+
+
+@pytest.mark.parametrize(
+    "name", ["check_val_every_n_epoch=9", "max_steps=3, before any validation"]
+)
+def test_before_any_validation_the_final_weights_are_measured_at_samples_that_were_seen(
+    fitted, name
+):
+    outcome = fitted(name)
+    x = task().tensors[0]
+    seen = [x[:64], x[:32], torch.cat(outcome.count.seen)[:64]]  # the sanity check sees 32
+    assert curves(outcome)[NORM] in [[pytest.approx(float(norm_of(outcome, x)))] for x in seen]
 
 
 def test_of_a_shuffled_validation_loader_the_probe_stays(tmp_path):
@@ -198,6 +209,14 @@ def test_the_curves_share_their_steps_with_what_the_module_logs(tmp_path):
     for logger in outcome.loggers:
         ours, theirs = ([step for step, _ in points(logger, tag)] for tag in (NORM, "val_loss"))
         assert ours == theirs == outcome.count.steps["validation"]
+
+
+@pytest.mark.parametrize(
+    "name", ["no validation loader", "max_steps=3, before any validation", "every='end'"]
+)
+def test_every_kind_of_logger_has_what_is_measured_apart_from_validations(tmp_path, name):
+    setting = replace(SETTINGS[name], loggers=by_all)
+    assert not gaps(setting, fit(tmp_path, setting, measured=True))
 
 
 def test_loggers_and_history_agree_on_the_values(fitted):
