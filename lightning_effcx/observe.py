@@ -6,8 +6,10 @@ everything is as before, also after an exception.
 """
 
 import random
+import sys
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -93,6 +95,9 @@ def observing(network: Network) -> Iterator[None]:
         for device in {"cpu", *(p.device.type for m in modules for p in m.parameters(False))}:
             if torch.amp.is_autocast_available(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
+        stack.enter_context(_uncompiled())
+        if any(hasattr(module, "_orig_mod") for module in modules):
+            stack.enter_context(_hooked_without_warning())
         stack.enter_context(torch.no_grad())
         stack.enter_context(differentiating())
         yield
@@ -155,6 +160,30 @@ def _ordinary(named: dict[str, Any]) -> dict[str, Tensor]:
             for name, value in named.items()
             if isinstance(value, Tensor) and value.is_inference()
         }
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Run compiled code as it is written, and let the compiler see nothing of it.
+
+    It would compile for our shapes, and give up on all code that it meets under a dispatch mode:
+    the training would go on with other kernels, or none, and with other draws in its dropout.
+    """
+    is_used = "torch._dynamo" in sys.modules  # it takes a second to import
+    if is_used and hasattr(torch.compiler, "set_stance"):  # torch 2.6
+        return torch.compiler.set_stance("force_eager")
+    return nullcontext()
+
+
+@contextmanager
+def _hooked_without_warning() -> Iterator[None]:
+    """Let hooks be called for a compiled module and for the one in it; torch would warn of it.
+
+    Only for networks that have such modules, since warnings that were given once are given again
+    after this.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Using `torch.compile\(module\)` when there are global")
+        yield
 
 
 @contextmanager

@@ -5,9 +5,11 @@ import pytest
 import torch
 from networks import ZOO, Caching, Conv, InPlace, Recurrent, mlp, specimen
 from torch import nn
+from torch._dynamo.utils import counters
 from torch.nn.attention import SDPBackend
 from torch.testing import assert_close
 
+from lightning_effcx.metrics import Transitions
 from lightning_effcx.observe import differentiating, evaluate, observing
 
 
@@ -220,6 +222,34 @@ def test_other_callables_are_observed_as_far_as_they_are_known():
         inside = draw()[0]
         assert not network.training
     assert inside == draw()[0] != before
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_what_is_compiled_is_compiled_for_training_as_if_nobody_had_looked(in_place):
+    class Net(nn.Sequential):
+        def forward(self, x):
+            return self[1](self[0](x))
+
+    def compiled_for(look):
+        torch._dynamo.reset()
+        counters.clear()
+        net = Net(nn.Linear(3, 4), nn.ReLU())
+        if in_place:
+            net.compile(backend="eager")
+        else:
+            net = torch.compile(net, backend="eager")
+        net(torch.randn(2, 3))  # as a validation before does
+        if look:
+            with observing(net):
+                net(torch.randn(5, 3))
+                torch.func.jvp(net, (torch.randn(2, 3),), (torch.randn(2, 3),))
+            Transitions().update(net, torch.randn(4, 3))
+        net.train()(torch.randn(2, 3)).sum().backward()
+        with torch.no_grad():
+            net(torch.randn(2, 3))
+        return dict(counters["stats"])
+
+    assert compiled_for(look=True) == compiled_for(look=False) != {}
 
 
 def test_scripted_modules_get_their_mode_back(observed):
