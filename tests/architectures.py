@@ -711,16 +711,16 @@ class Keywords(TwoInputs):
 class OutputOf(MLP):
     """Returns more than logits, in some container."""
 
-    def __init__(self, container: Callable[[Tensor, Tensor, Tensor], Any]) -> None:
+    def __init__(self, container: Callable[[Tensor, Tensor], Any]) -> None:
         super().__init__()
         self.container = container
 
     def forward(self, x):
-        logits = super().forward(x)
-        return self.container(logits.argmax(1), logits, logits.square().mean())
+        hidden = self.layers[:-1](x)
+        return self.container(self.layers[-1](hidden), hidden)
 
     def logits(self, out):
-        return out["logits"] if isinstance(out, Mapping) else out[1]
+        return out["logits"] if isinstance(out, Mapping) else out[0]
 
     def training_step(self, batch, batch_idx):
         return F.cross_entropy(self.logits(self(batch[0])), batch[1])
@@ -739,16 +739,16 @@ class ModelOutput(OrderedDict[str, Any]):
             raise AttributeError(name) from None
 
 
-def as_tuple(classes: Tensor, logits: Tensor, penalty: Tensor) -> tuple[Tensor, ...]:
-    return classes, logits, penalty
+def as_tuple(logits: Tensor, hidden: Tensor) -> tuple[Tensor, ...]:
+    return logits, hidden
 
 
-def as_dict(classes: Tensor, logits: Tensor, penalty: Tensor) -> dict[str, Tensor]:
-    return {"penalty": penalty, "classes": classes, "logits": logits}
+def as_dict(logits: Tensor, hidden: Tensor) -> dict[str, Any]:
+    return {"classes": logits.argmax(1), "logits": logits, "features": {"hidden": hidden}}
 
 
-def as_model_output(classes: Tensor, logits: Tensor, penalty: Tensor) -> ModelOutput:
-    return ModelOutput(loss=penalty, classes=classes, logits=logits, hidden_states=None)
+def as_model_output(logits: Tensor, hidden: Tensor) -> ModelOutput:
+    return ModelOutput(loss=hidden.square().mean(), logits=logits, hidden_states=(hidden,))
 
 
 # --- their data, and what their modules are called with
@@ -909,6 +909,7 @@ class Architecture:
         reads: What the validation step calls the module with, and what it then computes; None where
             it cannot be known without configuration.
         holds: The measures that hold.
+        unsettled: Those that may hold, or not.
         arguments: Of `ComplexityMonitor`, where configuration is needed.
         collate: As in `DataLoader`.
     """
@@ -917,6 +918,7 @@ class Architecture:
     data: Callable[[int], list[Any]]
     reads: Reads | None = xy
     holds: frozenset[str] = PIECEWISE
+    unsettled: frozenset[str] = frozenset()
     arguments: dict[str, Any] = field(default_factory=dict)
     collate: Callable[[list[Any]], Any] | None = None
 
@@ -956,7 +958,8 @@ ARCHITECTURES = {
         lambda: Lengths(packed=True),
         sequences,
         lambda module, batch: ((batch[0],), lambda x: module(x, batch[1])),
-        SMOOTH,
+        PROBABILITIES | {"jacobian_norm"},
+        unsettled=SMOOTH,  # packed, samples are no longer apart where units are looked for
     ),
     "GRU, two ways": Architecture(GRU, classified(5, 3), holds=SMOOTH),
     "text classifier": Architecture(TextClassifier, sentences, text),
@@ -968,6 +971,7 @@ ARCHITECTURES = {
         GraphNetwork,
         rings,
         lambda module, graphs: ((nodes(graphs),), lambda x: on_rings(module, x)),
+        PIECEWISE - EXACT,  # which refuse to gather nodes that lie among the samples
         arguments=GRAPHS,
         collate=Graphs.collate,
     ),
@@ -988,7 +992,10 @@ ARCHITECTURES = {
     ),
     "tied autoencoder": Architecture(TiedAutoencoder, classified(1, 6, 6)),
     "tied language model": Architecture(
-        TiedLanguageModel, lambda n: [*whole(VOCABULARY, n, 5)], tied_tokens
+        TiedLanguageModel,
+        lambda n: [*whole(VOCABULARY, n, 5)],
+        tied_tokens,
+        PIECEWISE - EXACT,  # which refuse that recurrent layers put time first
     ),
     "lazy table": Architecture(Lazy, classified(5, 3)),
     "normalizes in its step": Architecture(
@@ -1025,30 +1032,38 @@ ARCHITECTURES = {
         lambda m, batch: (tuple(batch[0]), m.logits),
     ),
     "output is a tuple": Architecture(
-        lambda: OutputOf(as_tuple), classified(6), lambda m, b: ((b[0],), lambda x: m(x)[1])
+        lambda: OutputOf(as_tuple), classified(6), lambda m, b: ((b[0],), lambda x: m(x)[0])
     ),
     "output is a dict": Architecture(
-        lambda: OutputOf(as_dict), classified(6), lambda m, b: ((b[0],), lambda x: m(x)["logits"])
+        lambda: OutputOf(as_dict),
+        classified(6),
+        lambda m, b: ((b[0],), lambda x: m(x)["logits"]),
+        PIECEWISE - EXACT,  # which refuse the argmax beside the logits
     ),
     "output is an object": Architecture(
         lambda: OutputOf(as_model_output),
         classified(6),
         lambda m, b: ((b[0],), lambda x: m(x).logits),
+        PIECEWISE - EXACT,  # which refuse the square in the loss
     ),
 }
 
 # --- trainings, and what is found in them
 
 
-@dataclass
 class Witness(Callback):
     """Keeps the first validation's batches, with the random state that their steps start from."""
 
-    seen: list[tuple[Any, Tensor]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.seen: list[tuple[Any, Tensor]] = []
+        self.trained = False
 
     def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
         if not trainer.sanity_checking and len(self.seen) < SAMPLES // ROWS:
             self.seen.append((batch, torch.get_rng_state()))
+
+    def on_train_start(self, trainer, pl_module):
+        self.trained = True
 
 
 @dataclass(frozen=True)
@@ -1070,11 +1085,8 @@ class Training:
     seen: list[tuple[Any, Tensor]]
 
 
-def train(architecture: Architecture, folder: Any, *callbacks: Callback) -> LightningModule:
-    """Train for two epochs of two batches, always from the same seed."""
-    seed_everything(1, verbose=False)
-    module = architecture.make()
-    host = Trainer(
+def host(folder: Any, *callbacks: Callback) -> Trainer:
+    return Trainer(
         max_epochs=2,
         accelerator="cpu",
         default_root_dir=folder,
@@ -1085,14 +1097,20 @@ def train(architecture: Architecture, folder: Any, *callbacks: Callback) -> Ligh
         log_every_n_steps=1,
         callbacks=[*callbacks],
     )
+
+
+def train(architecture: Architecture, folder: Any, *callbacks: Callback) -> LightningModule:
+    """Train for two epochs of two batches, always from the same seed."""
+    seed_everything(1, verbose=False)
+    module = architecture.make()
     loaders = architecture.loader(2, shuffle=True), architecture.loader(3, shuffle=False)
-    host.fit(module, *loaders)
+    host(folder, *callbacks).fit(module, *loaders)
     return module
 
 
-def watch(architecture: Architecture, folder: Any, **arguments: Any) -> Training:
-    """Train with a monitor of all measures, and without a word but what it collects."""
-    monitor = ComplexityMonitor(metrics(), samples=SAMPLES, **(architecture.arguments | arguments))
+def watch(architecture: Architecture, folder: Any) -> Training:
+    """Train with a monitor of all measures, and collect what it warns of."""
+    monitor = ComplexityMonitor(metrics(), samples=SAMPLES, **architecture.arguments)
     witness = Witness()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -1101,9 +1119,13 @@ def watch(architecture: Architecture, folder: Any, **arguments: Any) -> Training
     for other in caught:  # what is not ours is for the caller's filters
         if not str(other.message).startswith("effcx"):
             warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+    return Training(module, values(monitor), reasons(warned), warned, witness.seen)
+
+
+def values(monitor: ComplexityMonitor) -> dict[str, float]:
+    """Return the last value of each measure."""
     last = monitor.history[-1]["values"] if monitor.history else {}
-    values = {name: last[f"effcx/{name}"] for name in metrics() if f"effcx/{name}" in last}
-    return Training(module, values, reasons(warned), warned, witness.seen)
+    return {name: last[f"effcx/{name}"] for name in metrics() if f"effcx/{name}" in last}
 
 
 _LEFT_OUT = re.compile(r"effcx leaves out (?:the measure '(.+?)'|every measure): (.*)", re.DOTALL)
@@ -1152,10 +1174,6 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="parts of names of architectures; default: all")
     names = parser.parse_args(argv).names
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")  # the monitor's own are collected
-    for logger in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory() as folder:
         chosen = {k: v for k, v in ARCHITECTURES.items() if not names or any(n in k for n in names)}
@@ -1169,4 +1187,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")  # the monitor's own are collected
+    for logger in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
     main()
