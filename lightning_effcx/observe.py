@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lightning_effcx.shards import whole
+
 Network: TypeAlias = Callable[[Tensor], Tensor]
 """Maps `(n, ...)` to `(n, k)`, each sample by itself."""
 
@@ -81,6 +83,9 @@ def observing(network: Network) -> Iterator[None]:
     torch, numpy and Python, and the switches of autocast, grad mode and kernels. Nothing here
     touches a `.grad`. Recording is off inside: functions that differentiate switch it on.
 
+    Parameters that are spread over processes are whole inside; then every process must enter, in
+    the same order, but need not do the same there.
+
     Args:
         network: A module, or a bound method of one. Of other callables the modules cannot be
             known: enter `observing(module)` for each of them.
@@ -88,6 +93,7 @@ def observing(network: Network) -> Iterator[None]:
     owner = getattr(network, "__self__", network)
     modules = list(owner.modules()) if isinstance(owner, nn.Module) else []
     with ExitStack() as stack:
+        stack.enter_context(whole(modules))
         stack.enter_context(_random_states_kept(modules))
         stack.enter_context(_modules_kept(modules))
         if any(isinstance(module, nn.RNNBase) for module in modules):

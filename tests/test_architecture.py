@@ -18,6 +18,7 @@ ROOT = Path(lightning_effcx.__file__).parent
 FLOORS = [
     {"tags"},
     {
+        "shards",
         "observe",
         "structures",
         "calls",

@@ -280,20 +280,20 @@ class ComplexityMonitor(Callback):
                 self._look(trainer, pl_module)
         elif trainer.state.fn != "fit" or self._is_due():
             with _averaged(trainer, pl_module, before):
-                self._measure(trainer, pl_module, pl_module.log)
+                self._measure(trainer, pl_module, _step(trainer), pl_module.log)
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.enable_validation and self._is_due():
             with _averaged(trainer, pl_module, trainer.callbacks):  # type: ignore[union-attr]
-                self._measure(trainer, pl_module, pl_module.log)
+                self._measure(trainer, pl_module, _step(trainer) - 1, pl_module.log)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.every == "end" or not self._validations:
             after = dropwhile(lambda callback: callback is not self, trainer.callbacks)  # type: ignore[union-attr]
             with _averaged(trainer, pl_module, after):
-                self._measure(trainer, pl_module)
+                self._measure(trainer, pl_module, _step(trainer) - 1)
 
     def _is_due(self) -> bool:
         count = self._validations
@@ -378,7 +378,11 @@ class ComplexityMonitor(Callback):
             self.metrics = metrics
 
     def _measure(
-        self, trainer: Trainer, pl_module: LightningModule, log: Callable[..., None] | None = None
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        step: int,
+        log: Callable[..., None] | None = None,
     ) -> None:
         """Measure and log: through the module, or where that is not allowed to each logger."""
         values: dict[str, float] = {}
@@ -401,9 +405,7 @@ class ComplexityMonitor(Callback):
                     values[str(Tag(name, "seconds"))] = gather(seconds)[0]
                     if "" in found:
                         bands[name] = found[""], found.get(STDERR, 0.0)
-        step = _step(trainer)
         if log is None:
-            step = max(0, step - 1)  # the last step is over
             trainer.callback_metrics.update(_tensors(values))
             for logger in trainer.loggers if trainer.is_global_zero else []:
                 logger.log_metrics(values, step=step)
@@ -460,6 +462,9 @@ def _tensors(values: Mapping[str, float]) -> dict[str, Tensor]:
 
 
 def _step(trainer: Trainer) -> int:
-    """Return the step at which Lightning writes what a module logs: steps done, less one."""
+    """Return the step at which Lightning writes what is logged in a validation.
+
+    When the epoch is over it counts one more, but still writes at the same.
+    """
     epoch_loop = trainer.fit_loop.epoch_loop
     return int(getattr(epoch_loop, "_batches_that_stepped", trainer.global_step))
