@@ -276,7 +276,7 @@ class ComplexityMonitor(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         before = takewhile(lambda callback: callback is not self, trainer.callbacks)  # type: ignore[union-attr]
         if trainer.sanity_checking:
-            with self._clock.spending(measuring=False):
+            with self._clock.spending(measuring=False), observing(pl_module):
                 self._look(trainer, pl_module)
         elif trainer.state.fn != "fit" or self._is_due():
             with _averaged(trainer, pl_module, before):
@@ -329,7 +329,10 @@ class ComplexityMonitor(Callback):
         return f"{self.name}_{metric}" if self.name else metric
 
     def _look(self, trainer: Trainer, pl_module: LightningModule) -> Seen | None:
-        """Return the network and its probe, unless that cannot be found, or the outputs are bad."""
+        """Return the network and its probe, unless that cannot be found, or the outputs are bad.
+
+        To be called while the module is observed.
+        """
         seen = None
         with self._guarding("every measure"):
             if not self._sees:
