@@ -7,6 +7,7 @@ Of a call with tokens, which are whole numbers, the input is what the first embe
 Where no call was heard, the input is the first floating-point tensor of the batch.
 
 The outputs are flattened to `(n, k)`: of a structure, the first floating-point tensor `(n, ...)`.
+All that happens in the call counts as the network's, also a loss that it computes beside these.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -236,6 +237,11 @@ def captured(
     try:
         network, x = _viewed(part, call, choice) if callable(choice) else _called(part, call)
         raw = network.all_outputs(x)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"no network was found: {type(part).__name__} has no forward, or an unfinished one, and "
+            "no call of an only child with parameters was heard"
+        ) from error
     except Exception as error:
         shapes = ", ".join(structure(t) for t in call.tensors().values())
         raise ValueError(

@@ -296,6 +296,13 @@ def test_what_the_network_cannot_be_evaluated_at_is_described():
         see(nn.Linear(4, 2), X)
 
 
+def test_a_module_without_forward_is_told_what_is_missing():
+    module = nn.ModuleList([nn.Linear(3, 2), nn.Linear(3, 2)])
+    message = "no network was found: ModuleList has no forward, or an unfinished one, and no call"
+    with pytest.raises(ValueError, match=message):
+        see(module, X)
+
+
 class Centred(nn.Module):
     def forward(self, x):
         return x - x.mean(0)

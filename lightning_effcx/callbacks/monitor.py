@@ -37,7 +37,7 @@ from lightning_effcx.callbacks.tensorboard import (
     draw_bands,
     writers,
 )
-from lightning_effcx.capture import captured
+from lightning_effcx.capture import at_samples, captured
 from lightning_effcx.observe import Network, observing
 from lightning_effcx.structures import parts
 from lightning_effcx.tags import PREFIX, STDERR, Tag, check_name, is_site_key
@@ -372,12 +372,13 @@ class ComplexityMonitor(Callback):
         """Of the default metrics, take those that suit network and targets, and say so."""
         metrics, what = suited(self.seed, seen.y, seen.outputs)
         rank_zero_info(f"effcx: {what}")
-        if not is_curved(seen.network, seen.x):
+        network = at_samples(seen.network, torch.zeros(1, dtype=torch.long, device=seen.x.device))
+        if not is_curved(network, seen.x):
             del metrics["lann_complexity"]
         exact = [name for name in exact_set(self.seed) if name in metrics]
         self.metrics = {name: metric for name, metric in metrics.items() if name not in exact}
         with self._guarding(f"the exact measures {', '.join(exact)}"):
-            check_exact(seen.network, seen.x)
+            check_exact(network, seen.x)
             self.metrics = metrics
 
     def _measure(

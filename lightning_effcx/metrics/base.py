@@ -161,6 +161,11 @@ class SampleMetric(NetworkMetric):
             self._add(*self.score(own, x[part], y_part, draws[part]))
 
     def _add(self, score: Tensor, at_sites: dict[str, Tensor]) -> None:
+        if self.scores and self.sites != tuple(at_sites):
+            raise ValueError(
+                f"the network runs other operations for other samples, {len(self.sites)} and "
+                f"{len(at_sites)} of this measure's sites: measure jacobian_norm instead."
+            )
         self.sites = tuple(at_sites)
         columns = [column.detach() for column in (score, *at_sites.values())]
         self.scores = [*self.scores, torch.stack([c.to(_exact(c)) for c in columns], 1)]

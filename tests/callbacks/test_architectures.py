@@ -124,12 +124,10 @@ def test_what_is_computed_beside_the_output_does_not_change_its_derivatives(name
         assert watched(name).values[measure] == pytest.approx(alone, rel=1e-6)
 
 
-@BESIDE
-def test_what_is_computed_beside_the_output_is_not_counted(name, watched):
-    alone = watched("output is a tuple").values
-    assert watched(name).values
-    for measure, value in watched(name).values.items():
-        assert value == pytest.approx(alone.get(measure), rel=1e-6), measure
+def test_what_is_computed_beside_the_output_counts_as_the_networks(watched):
+    alone, with_loss = watched("output is a tuple"), watched("output is an object")
+    assert with_loss.values["transitions/segment"] > alone.values["transitions/segment"]
+    assert any("site 'pow'" in reason for reason in with_loss.warned)
 
 
 # --- what cannot be found

@@ -219,3 +219,18 @@ def test_a_network_of_another_sort_has_no_transitions():
 def test_a_network_that_has_some_units_with_a_code_is_counted_in_these():
     network = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.ReLU(), nn.Softmax(1))
     assert list(transitions_per_site(network, torch.randn(2, 5, 3))) == ["2"]
+
+
+class Uneven(nn.Module):
+    """A network that runs other operations for other samples."""
+
+    def forward(self, x):
+        return x.relu().relu() if x.sum() > 0 else x.relu()
+
+
+def test_a_network_with_other_sites_for_other_samples_is_refused():
+    metric = Transitions(Segment(count=3, points=2))
+    message = "other operations for other samples, 2 and 1 of this measure's sites"
+    metric.update(Uneven(), torch.ones(3, 2))
+    with pytest.raises(ValueError, match=message):
+        metric.update(Uneven(), -torch.ones(3, 2))
