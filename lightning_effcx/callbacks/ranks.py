@@ -55,7 +55,8 @@ def share_errors(work: Callable[[], T]) -> list[T]:
     first rank that failed, which the message names.
 
     Args:
-        work: It must not wait for another rank, since a rank that fails early never gets there.
+        work: It must not wait for another rank, since a rank that fails early never gets there. A
+            metric's own `compute` does wait, unless it was made with `sync_on_compute=False`.
     """
     if not _are_many():
         return [work()]
