@@ -102,7 +102,9 @@ class Recorder:
         self.calls: dict[str, Call] = {}
         self._most = most
         self._handles = [
-            listened.register_forward_pre_hook(partial(self._record, name), with_kwargs=True)
+            listened.register_forward_pre_hook(
+                partial(self._record, name, listened.forward), with_kwargs=True
+            )
             for name, listened in _listened(module, part)
             if not _is_within_compiled(module, name)
         ]
@@ -114,8 +116,11 @@ class Recorder:
         self._handles.clear()
         return self.calls.get("", next(iter(self.calls.values()), None))
 
-    def _record(self, name: str, _: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        if name not in self.calls:
+    def _record(
+        self, name: str, forward: Any, module: nn.Module, args: Any, kwargs: dict[str, Any]
+    ) -> None:
+        # Strategies that wrap the module let forward be its step, for as long as that begins.
+        if name not in self.calls and module.forward == forward:
             call = Call.of(name, args, kwargs, self._most)
             if call is not None:
                 self.calls[name] = call

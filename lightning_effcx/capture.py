@@ -239,8 +239,8 @@ def captured(
         raw = network.all_outputs(x)
     except NotImplementedError as error:
         raise ValueError(
-            f"no network was found: {type(part).__name__} has no forward, or an unfinished one, and "
-            "no call of an only child with parameters was heard"
+            f"no network was found: {type(part).__name__} has no forward, or an unfinished one, "
+            "and no call of an only child with parameters was heard"
         ) from error
     except Exception as error:
         shapes = ", ".join(structure(t) for t in call.tensors().values())

@@ -89,6 +89,20 @@ def test_a_recorder_hears_the_module_first_and_else_its_only_part_with_parameter
     assert torch.equal(found.given[0][0], X[:4])
 
 
+def test_a_call_that_is_redirected_to_another_function_is_not_the_networks():
+    module = Pair()
+    forward = module.forward
+
+    def step(batch, index):
+        module.forward = forward
+        return module(batch["x"])
+
+    recorder = Recorder(module, None, 4)
+    module.forward = step  # as Lightning does under strategies that wrap the module
+    module({"x": X}, 0)
+    assert torch.equal(recorder.close().given[0][0], X[:4])
+
+
 def test_a_recorder_hears_the_part_that_it_is_told():
     module = Pair()
     recorder = Recorder(module, "network", 4)

@@ -10,16 +10,12 @@ from pathlib import Path
 import pytest
 import strategies
 
-# Until the monitor gathers the samples of all ranks, what needs that is not run.
-KNOWS_RANKS = False
-needs_ranks = pytest.mark.skipif(not KNOWS_RANKS, reason="the monitor does not gather yet")
-
 # Which strategy does which trainings. To spawn takes longest: the package is imported every time.
 RUNS = {
     "auto": ("curves", "validate", "few", "broken"),
     # Each in a process of its own that sees the error; forks are ended once one of them failed.
-    "ddp": ("curves", "validate", "watched", "alone", *(("strict",) if KNOWS_RANKS else ())),
-    "ddp_fork": ("curves", "validate", "few", *(("broken",) if KNOWS_RANKS else ())),
+    "ddp": ("curves", "validate", "watched", "alone", "strict"),
+    "ddp_fork": ("curves", "validate", "few", "broken"),
     "ddp_spawn": ("curves",),
     "fsdp2": ("curves", "validate", "few", "watched", "alone"),
 }
@@ -94,7 +90,6 @@ def test_all_ranks_log_the_same_metrics(told, strategy, training):
     assert values(first["metrics"]) == values(second["metrics"])
 
 
-@needs_ranks
 @pytest.mark.parametrize(("strategy", "training"), PAIRS)
 def test_all_ranks_keep_the_same_history(told, strategy, training):
     first, second = told(strategy, training)
@@ -102,7 +97,6 @@ def test_all_ranks_keep_the_same_history(told, strategy, training):
     assert first["history"] == second["history"]
 
 
-@needs_ranks
 @pytest.mark.parametrize(("strategy", "training"), PAIRS)
 def test_two_processes_measure_what_one_does(told, strategy, training):
     (expected,) = told("auto", training)
@@ -136,7 +130,6 @@ def test_weights_are_those_of_a_training_without_the_monitor(told, strategy):
     assert weights[0] != told(strategy, "validate")[0]["weights"]  # as they are at first
 
 
-@needs_ranks
 def test_a_metric_that_fails_on_one_rank_is_left_out_on_all(told):
     ranks = told("ddp_fork", "broken")
     warned = [text for rank in ranks for text in rank["warnings"] if text.startswith("effcx")]
@@ -149,14 +142,12 @@ def test_a_metric_that_fails_on_one_rank_is_left_out_on_all(told):
         ] * 2
 
 
-@needs_ranks
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_nobody_is_warned_where_all_is_well(told, strategy):
     # Lightning advises sync_dist=True for every value that a rank logs by itself.
     assert [rank["warnings"] for rank in told(strategy, "curves")] == [[], []]
 
 
-@needs_ranks
 def test_strictly_it_fails_on_all(told):
     errors = [rank["error"] for rank in told("ddp", "strict")]
     assert errors == ["ValueError: on rank 1: this rank is tired"] * 2
