@@ -46,16 +46,15 @@ from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import get_ema_avg_fn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
-from trainings import STANDARD, Classifier, loaders, task
+from trainings import METRICS, STANDARD, Classifier, loaders, task
 
 from lightning_effcx.callbacks import ComplexityMonitor
 from lightning_effcx.compare import load_runs
 from lightning_effcx.tags import PREFIX, STDERR, Tag
 
 TAGS = [
-    tag
-    for name in STANDARD
-    for tag in (PREFIX + name, PREFIX + name + STDERR, str(Tag(name, "seconds")))
+    *(tag for name in STANDARD for tag in (PREFIX + name, PREFIX + name + STDERR)),
+    *(str(Tag(name, "seconds")) for name in METRICS),
 ]
 
 

@@ -24,7 +24,7 @@ CONCRETE = [
     if inspect.isclass(metric) and issubclass(metric, Metric) and not inspect.isabstract(metric)
 ]
 VARIANTS = {
-    "JacobianNorm": [{}, {"of": "probabilities"}, {"directions": 2}],
+    "JacobianNorm": [{}, {"of": "probabilities"}, {"of": "both"}, {"directions": 2}],
     "BoundaryDensity": [{"radius": 4.0, "directions": 4}],
     "CapacityGap": [
         {"paths": Segment(count=4, points=2)},
@@ -60,8 +60,6 @@ VARIANTS = {
 }
 # Measures that are no averages over samples: their statistics are variants, without error bars.
 OF_SETS = {"ActivationPatterns", "LANNComplexity"}
-# What measures find beside their value, by what follows their name.
-BESIDE = {"BoundaryDistance": "/times_units", "CapacityGap": "_share"}
 WITHOUT_CODES = {"attention", "gelu", "gru", "lstm", "tanh"}
 # Measures of networks with curves, and specimens that have some that can be approximated.
 OF_CURVES = {"LANNComplexity"}
@@ -370,7 +368,7 @@ def test_its_keys_are_tags_of_its_name_and_its_values_finite_scalars(kind, optio
         tag = tags.parse(tags.PREFIX + key)
         assert tag is not None
         measure = tag.name.partition("/")[0] if kind.__name__ in OF_SETS else tag.name
-        assert measure in {metric.name, metric.name + BESIDE.get(kind.__name__, "")}
+        assert measure in {metric.name, *(metric.name + ending for ending in metric.beside)}
         assert (tag.grain == "site") == tags.is_site_key(key)
         assert str(tag) == tags.PREFIX + key
         assert score.shape == ()

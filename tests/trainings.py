@@ -8,10 +8,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-# What the monitor measures by default of a piecewise-linear classifier, in order.
-STANDARD = [
+# The metrics of which the monitor measures a piecewise-linear classifier by default, in order,
+METRICS = [
     "jacobian_norm",
-    "jacobian_norm/probabilities",
     "fisher_rao_norm",
     "transitions/segment",
     "trajectory_length/segment",
@@ -19,6 +18,15 @@ STANDARD = [
     "linear_regions/segment_different",
     "linear_regions/origin_line",
     "linear_deviation/segment",
+]
+# and what they find, each with its error bar.
+STANDARD = [*METRICS[:1], "jacobian_norm/probabilities", *METRICS[1:]]
+# What it finds of other networks.
+OTHERS = [
+    "linear_regions/segment_estimated",
+    "lann_complexity",
+    "jacobian_norm/sampled",
+    "jacobian_norm/probabilities_sampled",
 ]
 
 

@@ -22,15 +22,8 @@ from lightning_effcx.callbacks.hosts import (
 from lightning_effcx.callbacks.probe import Probe
 from lightning_effcx.callbacks.ranks import distinct, gather, rank, together
 from lightning_effcx.callbacks.schedules import Every
-from lightning_effcx.callbacks.selection import (
-    check_exact,
-    exact_set,
-    is_curved,
-    measure,
-    named,
-    standard_set,
-    suited,
-)
+from lightning_effcx.callbacks.selection import measure, named
+from lightning_effcx.callbacks.standard import candidates, suited
 from lightning_effcx.callbacks.tensorboard import (
     declare_hparams,
     declare_layout,
@@ -120,7 +113,7 @@ class ComplexityMonitor(Callback):
             raise ValueError(f"samples={samples}: expected at least 1.")
         if name:
             check_name(f"{name}_measure")
-        self.metrics = standard_set(seed) if metrics is None else named(metrics)
+        self.metrics = candidates(seed) if metrics is None else named(metrics)
         self.samples = samples
         self.every = every if callable(every) or every == "end" else Every(every)
         self.budget = budget
@@ -318,7 +311,11 @@ class ComplexityMonitor(Callback):
             if getattr(owner, "_log_hyperparams", False):
                 hparams |= dict(owner.hparams)  # type: ignore[union-attr]
         monitored = (getattr(callback, "monitor", None) for callback in trainer.callbacks)  # type: ignore[union-attr]
-        names = [self._named(name) for name in self.metrics]
+        names = [
+            self._named(name) + beside
+            for name, metric in self.metrics.items()
+            for beside in ("", *getattr(metric, "beside", ()))
+        ]
         measured = [str(Tag(name)) for name in names]
         measured += sorted({"val_loss", *(key for key in monitored if key)} - {*measured})
         for writer in writers(trainer.loggers):
@@ -369,17 +366,16 @@ class ComplexityMonitor(Callback):
             ) from error
 
     def _choose(self, seen: Seen) -> None:
-        """Of the default metrics, take those that suit network and targets, and say so."""
-        metrics, what = suited(self.seed, seen.y, seen.outputs)
-        rank_zero_info(f"effcx: {what}")
-        network = at_samples(seen.network, torch.zeros(1, dtype=torch.long, device=seen.x.device))
-        if not is_curved(network, seen.x):
-            del metrics["lann_complexity"]
-        exact = [name for name in exact_set(self.seed) if name in metrics]
-        self.metrics = {name: metric for name, metric in metrics.items() if name not in exact}
-        with self._guarding(f"the exact measures {', '.join(exact)}"):
-            check_exact(network, seen.x)
-            self.metrics = metrics
+        """Of the standard set, take what suits network and targets, and say so."""
+        first = torch.zeros(1, dtype=torch.long, device=seen.x.device)
+        network = at_samples(seen.network, first)
+        self.metrics, why, left_out, because = suited(
+            self.seed, network, seen.x, seen.y, seen.outputs
+        )
+        rank_zero_info(f"effcx: {' '.join(why)}")
+        if left_out:
+            with self._guarding(f"the exact measures {left_out}"):
+                raise ValueError(because)
 
     def _measure(
         self,
@@ -407,8 +403,11 @@ class ComplexityMonitor(Callback):
                         if self.detail or not is_site_key(key)
                     }
                     values[str(Tag(name, "seconds"))] = gather(seconds)[0]
-                    if "" in found:
-                        bands[name] = found[""], found.get(STDERR, 0.0)
+                    bands |= {
+                        name + key: (found[key], found.get(key + STDERR, 0.0))
+                        for key in ("", *getattr(metric, "beside", ()))
+                        if key in found
+                    }
         if log is None:
             trainer.callback_metrics.update(_tensors(values))
             for logger in trainer.loggers if trainer.is_global_zero else []:

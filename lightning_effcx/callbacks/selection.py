@@ -1,4 +1,4 @@
-"""Selection: which metrics the monitor computes, what they are called, and what they find."""
+"""Selection: what the metrics that the monitor computes are called, and what they find."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,80 +9,10 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_effcx.callbacks.ranks import rank, share_errors, world
-from lightning_effcx.metrics import (
-    FisherRaoNorm,
-    JacobianNorm,
-    LANNComplexity,
-    LinearDeviation,
-    LinearRegions,
-    TrajectoryLength,
-    Transitions,
-)
 from lightning_effcx.metrics.base import NetworkMetric, Share
 from lightning_effcx.observe import Network
-from lightning_effcx.own import as_one
-from lightning_effcx.paths import OriginLine, Segment
-from lightning_effcx.pieces import pieces
 from lightning_effcx.structures import mapped
 from lightning_effcx.tags import check_name
-from lightning_effcx.units import units
-
-# Few paths, so that the whole set takes less than a tenth of the time of a small training.
-_SAMPLED = Segment(count=4, points=32)
-_EXACT = 3
-_BETWEEN_CLASSES = ("linear_regions/segment_same", "linear_regions/segment_different")
-_LINES = 2  # about as many knots each as the network has units
-
-
-def standard_set(seed: int) -> dict[str, Metric]:
-    """What holds for every classifier, for one that is piecewise linear, and for one of curves."""
-    metrics = [
-        JacobianNorm(seed=seed),
-        JacobianNorm(of="probabilities", seed=seed),
-        FisherRaoNorm(seed=seed),
-        Transitions(_SAMPLED, seed=seed),
-        TrajectoryLength(_SAMPLED, seed=seed),
-    ]
-    return named([*metrics, *exact_set(seed).values(), LANNComplexity()])
-
-
-def exact_set(seed: int) -> dict[str, Metric]:
-    """Return those of the standard set that want a piecewise-linear network."""
-    return named(
-        [
-            LinearRegions(Segment("same", _EXACT, points=2), seed=seed),
-            LinearRegions(Segment("different", _EXACT, points=2), seed=seed),
-            LinearRegions(OriginLine(_LINES), seed=seed),
-            LinearDeviation(Segment(count=_EXACT, points=2), seed=seed),
-        ]
-    )
-
-
-def suited(seed: int, y: Tensor | None, outputs: Tensor) -> tuple[dict[str, Metric], str]:
-    """Return the standard set as it suits targets and outputs, and say what they are taken for."""
-    metrics = standard_set(seed)
-    if y is not None and y.dim() == 1 and not y.is_floating_point() and outputs.shape[1] > 1:
-        return metrics, "the targets are classes, so the outputs are taken for logits."
-    for of_classes in ("jacobian_norm/probabilities", *_BETWEEN_CLASSES):
-        del metrics[of_classes]
-    metrics["fisher_rao_norm"] = FisherRaoNorm("gaussian", seed=seed)
-    return metrics, (
-        "the targets are no classes, so the outputs are taken for the mean of a Gaussian in "
-        "fisher_rao_norm, and what takes classes is left out: jacobian_norm/probabilities, "
-        f"{' and '.join(_BETWEEN_CLASSES)}."
-    )
-
-
-def is_curved(network: Network, x: Tensor) -> bool:
-    """Tell whether the network has curves, and beside them nothing but kinks, at the samples."""
-    with as_one(network):
-        kinds = {site.kind for site in units(network, x[:2]).values()}
-    return "curve" in kinds and "other" not in kinds
-
-
-def check_exact(network: Network, x: Tensor) -> None:
-    """Raise, naming the site, where the network is not piecewise linear near the samples `x`."""
-    pieces(network, x[None, :2])
 
 
 def named(metrics: Any) -> dict[str, Metric]:

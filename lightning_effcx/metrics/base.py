@@ -63,6 +63,8 @@ class NetworkMetric(Metric):
     higher_is_better = None
     full_state_update = False
 
+    beside: tuple[str, ...] = ()
+    """What is computed beside the value and has an error bar, by what follows its name."""
     share: Share = Share()
     """Which of the samples or paths of each batch to measure: all of them, unless it is set."""
 
@@ -173,13 +175,18 @@ class SampleMetric(NetworkMetric):
     def compute(self) -> dict[str, Tensor]:
         """Mean and standard error over all samples since the last reset; then the mean per site."""
         scores = dim_zero_cat(self.scores)  # (n, 1 + sites)
-        value, stderr = self.average(scores[:, 0])
-        found = {self.name: value}
-        if stderr is not None:
-            found[self.name + STDERR] = stderr
+        found = self.averaged(self.name, scores[:, 0])
         for site, column in zip(self.sites, scores[:, 1:].T, strict=True):
-            found[site_key(self.name, site)] = column.mean()
+            if site in self.beside:
+                found |= self.averaged(self.name + site, column)
+            else:
+                found[site_key(self.name, site)] = column.mean()
         return found
+
+    def averaged(self, key: str, scores: Tensor) -> dict[str, Tensor]:
+        """Mean of `(n,)` scores by its key, and the standard error if there is one."""
+        value, stderr = self.average(scores)
+        return {key: value} if stderr is None else {key: value, key + STDERR: stderr}
 
     def average(self, scores: Tensor) -> tuple[Tensor, Tensor | None]:
         """Mean of `(n,)` scores, and its standard error where there are two or more."""

@@ -42,7 +42,7 @@ from lightning_effcx.draws import Draws
 from lightning_effcx.metrics.base import SampleMetric
 from lightning_effcx.observe import Network, in_precision
 from lightning_effcx.pieces import pieces
-from lightning_effcx.tags import STDERR, site_key
+from lightning_effcx.tags import site_key
 
 
 def boundary_distance(
@@ -213,6 +213,7 @@ class BoundaryDistance(SampleMetric):
     """
 
     name = "boundary_distance"
+    beside = ("/times_units",)
     units: Tensor
 
     def __init__(self, **kwargs: Any) -> None:
@@ -237,10 +238,7 @@ class BoundaryDistance(SampleMetric):
     def compute(self) -> dict[str, Tensor]:
         found = super().compute()
         scores = dim_zero_cat(self.scores)
-        value, stderr = self.average(scores[:, 0] * self.units)
-        found[self.name + "/times_units"] = value
-        if stderr is not None:
-            found[self.name + "/times_units" + STDERR] = stderr
+        found |= self.averaged(self.name + "/times_units", scores[:, 0] * self.units)
         for site, column in zip(self.sites, scores[:, 1:].T, strict=True):
             key, finite = site_key(self.name, site), column[column.isfinite()]
             found[key] = finite.mean()

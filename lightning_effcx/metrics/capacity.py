@@ -34,7 +34,6 @@ from lightning_effcx.metrics.base import PathMetric
 from lightning_effcx.observe import Network
 from lightning_effcx.paths import Paths, Segment
 from lightning_effcx.pieces import pieces
-from lightning_effcx.tags import STDERR
 
 
 @dataclass(frozen=True)
@@ -82,6 +81,7 @@ class CapacityGap(PathMetric):
     """
 
     measure = "capacity_gap"
+    beside = ("_share",)
     by_default = Segment(points=2)  # what is between is found
     units: Tensor
     log_regions: Tensor
@@ -103,8 +103,4 @@ class CapacityGap(PathMetric):
     def compute(self) -> dict[str, Tensor]:
         found = super().compute()
         regions = dim_zero_cat(self.scores)[:, 0] * self.units
-        share, stderr = self.average(regions.log() / self.log_regions)
-        found[self.name + "_share"] = share
-        if stderr is not None:
-            found[self.name + "_share" + STDERR] = stderr
-        return found
+        return found | self.averaged(self.name + "_share", regions.log() / self.log_regions)

@@ -68,11 +68,38 @@ def jacobian_norm(
         return torch.linalg.vector_norm(torch.stack(norms), dim=0)
 
 
+def _both(network: Network, x: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Return the norms of outputs and of probabilities, by one backward pass more than the first.
+
+    If $J_c$ are the rows of the one Jacobian, $p_c (J_c - \sum_j p_j J_j)$ are those of the other.
+    """
+    with differentiating(), torch.enable_grad():
+        x = x.detach().clone().requires_grad_()
+        y = evaluate(network, x)
+
+        def pulled_back(cotangent: Tensor) -> Tensor:
+            (row,) = torch.autograd.grad(y, x, cotangent, retain_graph=True, materialize_grads=True)
+            return row.flatten(1)
+
+        p = _probabilities(y.detach())
+        mean = pulled_back(p)
+        of_outputs, of_probabilities = [], []
+        for weight, cotangent in zip(p.T[..., None], _cotangents(y, None, None), strict=True):
+            row = pulled_back(cotangent)
+            of_outputs.append(torch.linalg.vector_norm(row, dim=1))
+            of_probabilities.append(torch.linalg.vector_norm(weight * (row - mean), dim=1))
+    return (
+        torch.linalg.vector_norm(torch.stack(of_outputs), dim=0),
+        torch.linalg.vector_norm(torch.stack(of_probabilities), dim=0),
+    )
+
+
 class JacobianNorm(SampleMetric):
     """Mean `jacobian_norm` over the samples seen, exact unless `directions` are given.
 
     Args:
-        of: As in `jacobian_norm`.
+        of: As in `jacobian_norm`; or `both`, which costs hardly more than one of them: the name is
+            that of the outputs, and the probabilities are beside it.
         directions: As in `jacobian_norm`.
         **kwargs: `seed`, `chunk`, and the keyword arguments of `torchmetrics.Metric`.
     """
@@ -81,14 +108,20 @@ class JacobianNorm(SampleMetric):
 
     def __init__(
         self,
-        of: Literal["outputs", "probabilities"] = "outputs",
+        of: Literal["outputs", "probabilities", "both"] = "outputs",
         directions: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        _check(of, directions)
-        self.of: Literal["outputs", "probabilities"] = of
+        if of == "both" and directions is not None:
+            raise ValueError(
+                f"of='both' is exact, but directions={directions}: take two metrics, of='outputs' "
+                "and of='probabilities'."
+            )
+        _check("outputs" if of == "both" else of, directions)
+        self.of: Literal["outputs", "probabilities", "both"] = of
         self.directions = directions
+        self.beside = ("/probabilities",) if of == "both" else ()
 
     @property
     def name(self) -> str:
@@ -100,6 +133,9 @@ class JacobianNorm(SampleMetric):
         self, network: Network, x: Tensor, y: Tensor | None, draws: Draws
     ) -> tuple[Tensor, dict[str, Tensor]]:
         del y
+        if self.of == "both":
+            norms, of_probabilities = _both(network, x)
+            return norms, {"/probabilities": of_probabilities}
         norms = jacobian_norm(network, x, of=self.of, directions=self.directions, generator=draws)
         return norms, {}
 

@@ -63,19 +63,22 @@ def estimated_linear_regions(
     network: Network,
     path: Float[Tensor, "s p ..."],
     *,
-    budget: int,
+    budget: int | None = None,
+    share: float | None = None,
     generator: Generator | Draws | None = None,
 ) -> Float[Tensor, " s"]:
-    """Estimate `linear_regions` from about `budget` knots of each path, unbiased.
+    """Estimate `linear_regions` from a part of each path, unbiased: of given size, or given cost.
 
-    A path is searched in eight places at equal distances, the first of which is drawn; how long
-    they are follows from the number of knots that such a search finds on a small share of the path.
-    Paths with far fewer knots than the budget are counted in full.
+    With a `share`, each path is searched in one place of that length, which is drawn. With a
+    `budget` of knots, it is searched in eight places at equal distances, the first of which is
+    drawn; how long they are follows from the number of knots that such a search finds on a small
+    share of the path. Paths with far fewer knots than the budget are counted in full.
 
     Args:
         network: As in `linear_regions`.
         path: As in `linear_regions`.
         budget: How many knots of each path to find, about.
+        share: What share of each path to search, instead.
         generator: Source of the draws, or those of each path.
 
     Example:
@@ -83,7 +86,7 @@ def estimated_linear_regions(
         >>> estimated_linear_regions(lambda x: torch.relu(x) - torch.relu(x - 1), path, budget=99)
         tensor([3.], dtype=torch.float64)
     """
-    return _estimated(network, path, budget, generator)[0]
+    return _estimated(network, path, budget, share, generator)[0]
 
 
 def transitions(network: Network, path: Float[Tensor, "s p ..."]) -> Int[Tensor, " s"]:
@@ -130,6 +133,7 @@ class LinearRegions(PathMetric):
         paths: Which paths: one of the classes in `lightning_effcx.paths`, or anything like them.
         budget: Estimate them from about as many knots of each path, as `estimated_linear_regions`
             does; its name then ends in `_estimated`. By default all are counted.
+        share: Estimate them from such a share of each path, instead.
         **kwargs: `seed`, `chunk`, and the keyword arguments of `torchmetrics.Metric`.
     """
 
@@ -137,22 +141,30 @@ class LinearRegions(PathMetric):
     by_default = Segment(points=2)  # what is between is found
 
     def __init__(
-        self, paths: Paths | None = None, *, budget: int | None = None, **kwargs: Any
+        self,
+        paths: Paths | None = None,
+        *,
+        budget: int | None = None,
+        share: float | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(paths, **kwargs)
-        _check(budget)
+        self.estimates = budget is not None or share is not None
+        if self.estimates:
+            _check(budget, share)
         self.budget = budget
+        self.share_of_path = share
 
     @property
     def name(self) -> str:
-        return super().name + "_estimated" * (self.budget is not None)
+        return super().name + "_estimated" * self.estimates
 
     def score(
         self, network: Network, x: Tensor, y: Tensor | None, draws: Draws
     ) -> tuple[Tensor, dict[str, Tensor]]:
         del y
-        if self.budget is not None:
-            return _estimated(network, x, self.budget, draws)
+        if self.estimates:
+            return _estimated(network, x, self.budget, self.share_of_path, draws)
         found = pieces(network, x)
         return found.regions(), {site: found.transitions(site) for site in found.sites}
 
@@ -176,21 +188,33 @@ class Transitions(PathMetric):
 
 
 def _estimated(
-    network: Network, path: Tensor, budget: int, generator: Generator | Draws | None
+    network: Network,
+    path: Tensor,
+    budget: int | None,
+    share: float | None,
+    generator: Generator | Draws | None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Estimate the regions of each path, and its knots at each site."""
-    _check(budget)
+    _check(budget, share)
     draws = Draws.of(len(path), generator)
     first, second = draws.rand(2, dtype=torch.float64).to(path.device).unbind(1)
-    pilot = torch.full_like(first, _PILOT)
-    knots = _windows_of(pieces(network, _windows(path, first, pilot)).transitions())
-    share = (budget / ((knots + 1) / pilot)).clamp(max=1.0)
-    found = pieces(network, _windows(path, second, share))
-    regions = 1 + _windows_of(found.regions() - 1) / share
-    return regions, {site: _windows_of(found.transitions(site)) / share for site in found.sites}
+    if budget is not None:
+        pilot, windows = torch.full_like(first, _PILOT), _WINDOWS
+        knots = pieces(network, _windows(path, first, pilot, windows)).transitions()
+        knots = knots.unflatten(0, (-1, 2 * windows)).sum(1)
+        shares = (budget / ((knots + 1) / pilot)).clamp(max=1.0)
+    else:
+        shares, windows = torch.full_like(first, share or 0.0), 1
+    found = pieces(network, _windows(path, second, shares, windows))
+
+    def scaled(counts: Tensor) -> Tensor:
+        return counts.unflatten(0, (-1, 2 * windows)).sum(1) / shares
+
+    regions = 1 + scaled(found.regions() - 1)
+    return regions, {site: scaled(found.transitions(site)) for site in found.sites}
 
 
-def _windows(path: Tensor, start: Tensor, share: Tensor) -> Tensor:
+def _windows(path: Tensor, start: Tensor, share: Tensor, windows: int) -> Tensor:
     """Cut a share of each path out in equidistant windows; one that runs over the end goes on.
 
     What is to be cut from `(s, p, ...)`, at positions that are shares of the way, is returned as
@@ -198,8 +222,8 @@ def _windows(path: Tensor, start: Tensor, share: Tensor) -> Tensor:
     has fewer vertices filled up with its ends, which count once.
     """
     last = path.shape[1] - 1
-    begin = (start[:, None] + torch.arange(_WINDOWS, device=path.device) / _WINDOWS) % 1 * last
-    end = begin + share[:, None] / _WINDOWS * last
+    begin = (start[:, None] + torch.arange(windows, device=path.device) / windows) % 1 * last
+    end = begin + share[:, None] / windows * last
     begin = torch.stack([begin, torch.zeros_like(begin)], 2).flatten(1)
     end = torch.stack([end.clamp(max=last), (end - last).clamp(min=0)], 2).flatten(1)
     vertices = torch.arange(last + 1, device=path.device)
@@ -212,14 +236,16 @@ def _windows(path: Tensor, start: Tensor, share: Tensor) -> Tensor:
     return cut.unflatten(1, (-1, last + 1)).flatten(0, 1)
 
 
-def _windows_of(counts: Tensor) -> Tensor:
-    """Sum the counts of all windows of each path."""
-    return counts.unflatten(0, (-1, 2 * _WINDOWS)).sum(1)
-
-
-def _check(budget: int | None) -> None:
+def _check(budget: int | None, share: float | None) -> None:
+    if (budget is None) == (share is None):
+        raise ValueError(
+            f"budget={budget}, share={share}: expected one of them, a number of knots of each path "
+            "or a share of its length."
+        )
     if budget is not None and budget < 1:
         raise ValueError(f"budget={budget}: expected at least 1 knot of each path.")
+    if share is not None and not 0 < share <= 1:
+        raise ValueError(f"share={share}: expected more than 0 and at most 1, the whole path.")
 
 
 def _none(path: Tensor) -> Tensor:

@@ -310,3 +310,26 @@ def test_the_name_says_the_variant():
     assert JacobianNorm("probabilities").name == "jacobian_norm/probabilities"
     assert JacobianNorm(directions=3).name == "jacobian_norm/sampled"
     assert JacobianNorm("probabilities", 3).name == "jacobian_norm/probabilities_sampled"
+
+
+def test_both_are_what_each_is_by_itself():
+    network, x = mlp(4, 16, 5), torch.randn(9, 4)
+    both, of_outputs, of_probabilities = (
+        JacobianNorm(of=of) for of in ("both", "outputs", "probabilities")
+    )
+    for metric in (both, of_outputs, of_probabilities):
+        metric.update(network, x)
+    assert_close(both.compute(), of_outputs.compute() | of_probabilities.compute())
+
+
+def test_both_take_one_backward_pass_more_than_one(monkeypatch):
+    passes = []
+    grad = torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *a, **k: passes.append(1) or grad(*a, **k))
+    JacobianNorm(of="both").update(mlp(4, 16, 5), torch.randn(9, 4))
+    assert len(passes) == 6
+
+
+def test_both_are_exact():
+    with pytest.raises(ValueError, match="of='both' is exact, but directions=2: take two metrics"):
+        JacobianNorm(of="both", directions=2)

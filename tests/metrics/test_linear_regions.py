@@ -181,3 +181,30 @@ def test_networks_at_initialisation_have_about_one_region_per_unit_on_a_line_thr
 def test_a_network_without_biases_has_two_regions_on_a_line_through_the_origin():
     network = nn.Sequential(nn.Linear(5, 9, False), nn.ReLU(), nn.Linear(9, 7, False), nn.ReLU())
     assert linear_regions(network, OriginLine()(torch.randn(4, 5), None, generator())).eq(2).all()
+
+
+@pytest.mark.parametrize("vertices", [(0, 400), (0, 100, 100, 250, 400), (400, 0)])
+def test_an_estimate_from_a_share_is_unbiased_within_its_error_bars(vertices):
+    path = torch.tensor(vertices, dtype=torch.float64)[None, :, None].expand(600, -1, -1)
+    found = estimated_linear_regions(Staircase(399), path, share=0.013, generator=generator())
+    stderr = found.std() / len(found) ** 0.5
+    assert (found.mean() - 400).abs() < 5 * stderr
+    assert stderr > 0
+
+
+def test_the_whole_path_is_counted():
+    network, path = mlp(4, 32, 32, 3), torch.randn(20, 5, 4)
+    found = estimated_linear_regions(network, path, share=1.0, generator=generator())
+    assert_close(found, linear_regions(network, path).double())
+
+
+@pytest.mark.parametrize("options", [{}, {"share": 0.1, "budget": 3}])
+def test_an_estimate_takes_a_share_or_a_budget(options):
+    with pytest.raises(ValueError, match=r"budget=.*, share=.*: expected one of them, a number of"):
+        estimated_linear_regions(torch.relu, torch.randn(1, 2, 3), **options)
+
+
+@pytest.mark.parametrize("share", [0.0, -1.0, 1.5])
+def test_a_share_is_a_part_of_the_path(share):
+    with pytest.raises(ValueError, match=f"share={share}: expected more than 0 and at most 1"):
+        LinearRegions(share=share)
