@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from pytorch_lightning import Trainer
+from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
@@ -570,3 +570,109 @@ def test_only_the_first_of_several_validation_loaders_is_the_probe(tmp_path):
     both = host.callback_metrics["effcx/trajectory_length/segment"]
     host.validate(module, loaders()[1], verbose=False)
     torch.testing.assert_close(host.callback_metrics["effcx/trajectory_length/segment"], both)
+
+
+# --- options
+
+
+def test_the_probe_can_be_of_another_validation_loader(tmp_path):
+    class Two(Classifier):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self(batch[0])
+
+    other = DataLoader(TensorDataset(torch.full((16, 6), 9.0), torch.zeros(16).long()), 16)
+    monitor = ComplexityMonitor([JacobianNorm()], loader=1)
+    host, module = trainer(tmp_path, monitor), Two()
+    host.validate(module, [loaders()[1], other], verbose=False)
+    with observing(module):
+        expected = jacobian_norm(module, torch.full((16, 6), 9.0)).mean()
+    torch.testing.assert_close(host.callback_metrics["effcx/jacobian_norm"], expected)
+
+
+def test_one_of_several_outputs_is_chosen_by_its_name(tmp_path):
+    module = Outputs(lambda y: {"loss": y.mean(), "first": y[:, :1], "all": y})
+    host, _ = fit(tmp_path, ComplexityMonitor([JacobianNorm()], output="all"), module=module)
+    with observing(module):
+        expected = jacobian_norm(lambda x: module(x)["all"], task().tensors[0][:64]).mean()
+    torch.testing.assert_close(host.callback_metrics["effcx/jacobian_norm"], expected)
+
+
+def test_monitors_of_several_parts_are_told_apart_by_their_names(tmp_path):
+    monitors = [
+        ComplexityMonitor([JacobianNorm()], network=f"network.{part}", name=name)
+        for part, name in ((0, "first"), (4, "last"))
+    ]
+    host, module = fit(tmp_path, *monitors)
+    for part, name in ((0, "first"), (4, "last")):
+        torch.testing.assert_close(
+            host.callback_metrics[f"effcx/{name}_jacobian_norm"], module.network[part].weight.norm()
+        )
+
+
+def test_the_input_of_a_part_is_what_it_is_called_with(tmp_path):
+    monitor = ComplexityMonitor({"input": Mean()}, network="network.2", samples=20)
+    host, module = fit(tmp_path, monitor)
+    with observing(module):
+        expected = module.network[:2](task().tensors[0][:20]).mean()
+    torch.testing.assert_close(host.callback_metrics["effcx/input"], expected)
+
+
+class Mean(Broken):
+    """The mean of the samples that a metric is given."""
+
+    def update(self, network: Any, x: Tensor, y: Tensor | None = None) -> None:
+        self.mean = x.mean()
+
+    def compute(self) -> Tensor:
+        return self.mean
+
+
+def test_at_the_end_the_network_is_measured_once(tmp_path):
+    logger = CSVLogger(tmp_path, name="", version="")
+    monitor = ComplexityMonitor([JacobianNorm()], every="end")
+    host, module = fit(tmp_path, monitor, max_epochs=3, logger=logger)
+    [entry] = monitor.history
+    with observing(module):
+        expected = jacobian_norm(module, task().tensors[0][:64]).mean()
+    torch.testing.assert_close(host.callback_metrics["effcx/jacobian_norm"], expected)
+    logger.save()
+    header, *rows = (tmp_path / "metrics.csv").read_text().splitlines()
+    column = header.split(",").index("effcx/jacobian_norm")
+    assert [float(row.split(",")[column]) for row in rows if row.split(",")[column]] == [
+        pytest.approx(entry["values"]["effcx/jacobian_norm"])
+    ]
+
+
+# --- resuming
+
+
+class Shuffled(Classifier):
+    """Whose validation data come in another order every time; batches of training do not."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(task(), 16)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(task(), 16, shuffle=True)
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")  # Lightning's, on the first half
+@pytest.mark.filterwarnings("ignore:Your `val_dataloader`")  # Lightning's, on the shuffling
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_a_training_resumed_at_any_epoch_has_the_curves_of_one_that_ran_through(tmp_path, stop):
+    def curves(epochs: int, file: str, ckpt_path: Any = None) -> list[dict[str, float]]:
+        monitor = ComplexityMonitor(samples=24)
+        saving = ModelCheckpoint(tmp_path, filename=file, save_top_k=-1)
+        host = trainer(tmp_path, monitor, saving, max_epochs=epochs, enable_checkpointing=True)
+        seed_everything(1, verbose=False)
+        module = Shuffled()
+        module.network[3].p = 0.0  # dropout draws on where it stopped only if its state is saved
+        host.fit(module, ckpt_path=ckpt_path, weights_only=True)
+        values = [entry["values"] for entry in monitor.history]
+        return [{t: v for t, v in entry.items() if "/seconds/" not in t} for entry in values]
+
+    whole = curves(4, "whole-{epoch}")
+    assert whole[0] != whole[-1]
+    # The second half sees its data in an order that the first did not.
+    resumed = curves(4, "resumed", tmp_path / f"whole-epoch={stop - 1}.ckpt")
+    assert resumed == whole

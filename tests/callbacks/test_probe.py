@@ -1,0 +1,125 @@
+import io
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_effcx.callbacks.probe import Probe
+
+X, Y = torch.arange(40.0).reshape(20, 2), torch.arange(20)
+
+
+class Net(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+
+
+def filled(probe, *batches, share=8):
+    """What the monitor does in a validation of some batches."""
+    module = Net()
+    for x, y in batches:
+        if probe.wants(share):
+            probe.listen(module, share)
+        module(x)
+        if probe.wants(share):
+            probe.take((x, y), share)
+    return probe
+
+
+def batches(size=5, shift=0.0):
+    return [(X[i : i + size] + shift, Y[i : i + size]) for i in range(0, 20, size)]
+
+
+def test_the_first_samples_are_kept_over_batches():
+    call, y = filled(Probe(8), *batches()).gathered(None, None)
+    assert torch.equal(call.given[0][0], X[:8])
+    assert torch.equal(y, Y[:8])
+
+
+def test_of_a_small_loader_all_samples_are_kept():
+    call, _ = filled(Probe(99), *batches(), share=99).gathered(None, None)
+    assert call.samples == 20
+
+
+def test_batches_of_another_shape_are_left_out():
+    wide = (torch.zeros(5, 1, 2), Y[:5])
+    probe = filled(Probe(8), batches()[0], wide, batches()[1])
+    call, y = probe.gathered(None, None)
+    assert torch.equal(call.given[0][0], X[:8])
+    assert torch.equal(y, Y[:8])
+
+
+def test_targets_are_kept_only_if_all_batches_have_them():
+    (x, _), second, *_ = batches()
+    assert filled(Probe(8), (x, "words"), second).gathered(None, None)[1] is None
+
+
+def test_what_is_kept_stays_whatever_comes_after():
+    probe = filled(Probe(8), *batches())
+    first, _ = probe.gathered(None, None)
+    assert not probe.wants(8)
+    again, _ = filled(probe, *batches(shift=1.0)).gathered(None, None)
+    assert again is first
+
+
+def test_an_error_is_raised_when_samples_are_asked_for():
+    probe = Probe(8, batch=lambda batch: batch["x"])
+    probe.take((X, Y), 8)
+    assert not probe.wants(8)
+    with pytest.raises(TypeError, match="tuple indices must be"):
+        probe.gathered(None, None)
+
+
+def test_a_probe_that_saw_no_batch_says_so():
+    with pytest.raises(ValueError, match="no input was found: no batch was seen"):
+        Probe(8).gathered(None, None)
+
+
+def test_a_function_finds_input_and_target():
+    probe = Probe(8, batch=lambda batch: (batch["image"], batch["class"]))
+    probe.take({"image": X, "class": Y}, 8)
+    call, y = probe.gathered(None, None)
+    assert torch.equal(call.given[0][0], X[:8])
+    assert torch.equal(y, Y[:8])
+    assert probe.seen == "{'image': float32 (20, 2), 'class': int64 (20,)}"
+
+
+def saved(probe):
+    """Through a checkpoint, as torch loads those of others."""
+    file = io.BytesIO()
+    torch.save(probe.state(), file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def test_after_a_checkpoint_the_samples_are_those_of_before_whatever_is_seen():
+    probe = filled(Probe(8), *batches())
+    probe.gathered(None, None)
+    resumed = Probe(8)
+    resumed.load(saved(probe))
+    filled(resumed, *batches(shift=7.0))
+    call, y = resumed.gathered(None, None)
+    assert torch.equal(call.given[0][0], X[:8])
+    assert torch.equal(y, Y[:8])
+
+
+def test_samples_of_another_network_are_not_those_of_the_checkpoint():
+    probe = filled(Probe(8), *batches())
+    probe.gathered(None, None)
+    resumed = Probe(8, network=lambda module, x: x)
+    state = saved(probe)
+    state["tensors"] = [(["other"], tensor) for _, tensor in state["tensors"]]
+    resumed.load(state)
+    call, _ = filled(resumed, *batches(shift=7.0)).gathered(None, None)
+    assert torch.equal(call.given[0][0], X[:5] + 7)
+
+
+def test_before_it_knows_samples_a_probe_saves_none():
+    assert Probe(8).state() == {}
+
+
+def test_what_is_cleared_is_collected_again():
+    probe = filled(Probe(8), *batches())
+    probe.clear()
+    call, _ = filled(probe, *batches(shift=1.0)).gathered(None, None)
+    assert torch.equal(call.given[0][0], X[:8] + 1)
