@@ -1,12 +1,13 @@
 """Calls: what a module was called with, sample by sample."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from lightning_effcx.structures import Place, at, leaves, mapped
 
@@ -89,52 +90,85 @@ class Call:
 
 
 class Recorder:
-    """While open, keeps what parts of a module are called with, the first time each.
+    """While open, keeps what a module is called with, the first time.
 
     Args:
         module: The user's module.
-        part: The dotted name of the part to listen to. By default the module itself, and its child
-            if only one of them has parameters.
+        part: The dotted name of its part that is of interest: if it is called by itself, and not
+            within a call of the module, its own call is kept. By default this is the module's only
+            child with parameters, if there is but one.
         most: How many samples to keep.
     """
 
     def __init__(self, module: nn.Module, part: str | None, most: int) -> None:
-        self.calls: dict[str, Call] = {}
         self._most = most
-        self._handles = [
-            listened.register_forward_pre_hook(
-                partial(self._record, name, listened.forward), with_kwargs=True
-            )
-            for name, listened in _listened(module, part)
-            if not _is_within_compiled(module, name)
-        ]
+        self._outer: Call | None = None
+        self._inner: Call | None = None
+        self._running = False
+        self._handles: list[RemovableHandle] = []
+        part = _only_carrier(module) if part is None else part
+        self._listen(module, "", self._enter)
+        if self._handles:
+            self._handles.append(module.register_forward_hook(self._leave, always_call=True))
+        if part:
+            self._listen(module, part, self._hear)
 
     def close(self) -> Call | None:
-        """Stop listening; return the call that says most about the module, if there was any."""
+        """Stop listening; return what was heard."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        return self.calls.get("", next(iter(self.calls.values()), None))
+        return self._inner or self._outer
 
-    def _record(
+    def _listen(self, module: nn.Module, name: str, hook: Callable[..., None]) -> None:
+        if name in dict(module.named_modules()) and not _is_within_compiled(module, name):
+            part = module.get_submodule(name)
+            # Strategies that wrap the module let forward be its step, until that begins.
+            heard = partial(hook, name, part.forward)
+            self._handles.append(part.register_forward_pre_hook(heard, with_kwargs=True))
+
+    def _enter(
         self, name: str, forward: Any, module: nn.Module, args: Any, kwargs: dict[str, Any]
     ) -> None:
-        # Strategies that wrap the module let forward be its step, for as long as that begins.
-        if name not in self.calls and module.forward == forward:
-            call = Call.of(name, args, kwargs, self._most)
-            if call is not None:
-                self.calls[name] = call
+        if module.forward == forward:
+            self._running = True
+            self._outer = self._outer or Call.of(name, args, kwargs, self._most)
+
+    def _leave(self, *_: Any) -> None:
+        self._running = False
+
+    def _hear(
+        self, name: str, forward: Any, module: nn.Module, args: Any, kwargs: dict[str, Any]
+    ) -> None:
+        del forward, module
+        if not self._running and self._outer is None:
+            self._inner = self._inner or Call.of(name, args, kwargs, self._most)
 
 
-def _listened(module: nn.Module, part: str | None) -> list[tuple[str, nn.Module]]:
-    if part is not None:
-        return [(name, found) for name, found in module.named_modules() if name == part]
+def within(module: nn.Module, call: Call, part: str) -> Call | None:
+    """Call a module; return what it calls a part of it with, of as many samples."""
+    heard: list[Call | None] = []
+
+    def hear(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        heard.append(Call.of(part, args, kwargs, call.samples))
+
+    handle = module.get_submodule(part).register_forward_pre_hook(hear, with_kwargs=True)
+    try:
+        args, kwargs = call.given
+        module(*args, **kwargs)
+    finally:
+        handle.remove()
+    return next((found for found in heard if found is not None), None)
+
+
+def _only_carrier(module: nn.Module) -> str | None:
+    """Return the name of the child that carries the parameters, if it is but one."""
     carriers = [
-        (name, child)
+        name
         for name, child in module.named_children()
         if next(child.parameters(), None) is not None
     ]
-    return [("", module), *(carriers if len(carriers) == 1 else [])]
+    return carriers[0] if len(carriers) == 1 else None
 
 
 def _is_within_compiled(module: nn.Module, name: str) -> bool:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_effcx.calls import Call
+from lightning_effcx.calls import Call, within
 from lightning_effcx.observe import Network
 from lightning_effcx.structures import Place, at, leaves, parts, structure
 
@@ -228,13 +228,16 @@ def captured(
     Args:
         module: The user's module; enter `observing` before.
         call: What the module, or a part of it, was called with.
-        choice: A function of the module and `x` that returns the outputs, in place of that call.
+        choice: A part that is called within that call, or a function of the module and `x` that
+            returns the outputs, in place of it.
         output: Which of the outputs to take, by name or index, where there are several.
     """
-    part = _part(module, call.part)
+    part = _part(module, choice if isinstance(choice, str) else call.part)
     # Ordinary tensors, also where the call was heard in inference mode.
     call = call.replaced({place: t.clone() for place, t in call.tensors().items()})
     try:
+        if isinstance(choice, str) and call.part != choice:
+            call = _inner(module, call, choice)
         network, x = _viewed(part, call, choice) if callable(choice) else _called(part, call)
         raw = network.all_outputs(x)
     except NotImplementedError as error:
@@ -265,6 +268,14 @@ def _part(module: nn.Module, name: str) -> nn.Module:
         raise ValueError(
             f"network={name!r}: {type(module).__name__} has no such part; it has: {names}"
         ) from None
+
+
+def _inner(module: nn.Module, call: Call, part: str) -> Call:
+    """Return what a part is called with within a call of the module, as the weights are now."""
+    found = within(_part(module, call.part), call, part)
+    if found is None:
+        raise LookupError(f"network={part!r} was not called with tensors")
+    return found
 
 
 def _viewed(

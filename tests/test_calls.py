@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from lightning_effcx.calls import Call, Recorder
+from lightning_effcx.calls import Call, Recorder, within
 
 X, MASK = torch.randn(6, 3), torch.arange(6)
 TABLE = torch.randn(5, 2)
@@ -103,13 +103,30 @@ def test_a_call_that_is_redirected_to_another_function_is_not_the_networks():
     assert torch.equal(recorder.close().given[0][0], X[:4])
 
 
-def test_a_recorder_hears_the_part_that_it_is_told():
+def test_a_part_that_is_called_by_itself_is_heard_and_else_the_module():
     module = Pair()
     recorder = Recorder(module, "network", 4)
+    module.network(X + 7)
     module(X)
     found = recorder.close()
     assert found.part == "network"
+    assert torch.equal(found.given[0][0], X[:4] + 7)
+
+    recorder = Recorder(module, "network", 4)
+    module(X)
+    module.network(X + 7)
+    found = recorder.close()
+    assert found.part == ""
+    assert torch.equal(found.given[0][0], X[:4])
+
+
+def test_what_a_part_is_called_with_is_found_again_in_a_call_of_the_module():
+    module = Pair()
+    found = within(module, Call.of("", (X,), {}, 4), "network")
+    assert found.part == "network"
     assert torch.equal(found.given[0][0], X[:4] + 1)
+    assert within(module, Call.of("", (X,), {}, 4), "loss") is None
+    assert not any(part._forward_pre_hooks for part in module.modules())
 
 
 def test_of_several_parts_with_parameters_none_is_heard_but_the_module():
@@ -155,9 +172,9 @@ def compiled_by_lightning():
     [
         (compiled_whole, None, []),
         (compiled_part, None, [""]),
-        (compiled_part, "inner.network", []),
+        (compiled_part, "inner.network", [""]),
         (wrapped_part, None, ["", "inner"]),
-        (wrapped_part, "inner._orig_mod.network", []),
+        (wrapped_part, "inner._orig_mod.network", [""]),
         (compiled_by_lightning, None, [""]),
     ],
 )

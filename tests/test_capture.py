@@ -139,6 +139,21 @@ def test_a_part_is_the_network_by_its_dotted_name():
     assert see(module, X, part="1.0").network is module[1][0]
 
 
+def test_a_part_is_measured_at_what_the_module_calls_it_with():
+    module = nn.Sequential(nn.Linear(3, 2), nn.Sequential(nn.Linear(2, 2)))
+    network, x, _ = see(module, X, choice="1")
+    assert network is module[1]
+    assert_close(x, module[0](X))
+
+
+def test_a_part_that_is_not_called_is_reported():
+    module = nn.Module()
+    module.left, module.right, module.forward = nn.Linear(3, 2), nn.Linear(2, 2), lambda x: x
+    message = r"cannot be evaluated at .* \(LookupError: network='right' was not called with"
+    with pytest.raises(ValueError, match=message):
+        see(module, X, choice="right")
+
+
 def test_an_unknown_part_is_answered_with_those_that_there_are():
     message = r"network='head': Sequential has no such part; it has: \['0'\]"
     with pytest.raises(ValueError, match=message):
