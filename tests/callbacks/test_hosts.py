@@ -1,5 +1,6 @@
 import inspect
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -392,3 +393,13 @@ def test_a_configuration_makes_every_metric_with_every_argument(name):
 def test_a_configuration_makes_every_kind_of_paths(name):
     kind = getattr(paths, name)
     assert instantiated(paths.Paths, made_by(f"paths.{name}", **arguments(kind))) == kind()
+
+
+@EITHER
+def test_the_readmes_configuration_is_read(tmp_path, host):
+    readme = Path(__file__).parents[2] / "README.md"
+    (shown,) = re.findall(r"```yaml\n(.*?)```", readme.read_text(), re.DOTALL)
+    (tmp_path / "user.yaml").write_text(shown)
+    monitor = cli(host, tmp_path, f"--config={tmp_path / 'user.yaml'}")
+    assert [*monitor.metrics] == ["jacobian_norm", "linear_regions/segment_same"]
+    assert monitor.budget == 0.05

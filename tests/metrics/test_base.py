@@ -1,13 +1,23 @@
 import pytest
 import torch
 from networks import mlp
+from torch import nn
 from torch.testing import assert_close
 from torchmetrics.utilities import dim_zero_cat
 
+from lightning_effcx.calls import Call
+from lightning_effcx.capture import captured
 from lightning_effcx.draws import Draws
-from lightning_effcx.metrics import ActivationPatterns, JacobianNorm, LinearRegions
+from lightning_effcx.functional import boundary_distance, jacobian_norm, linear_regions
+from lightning_effcx.metrics import (
+    ActivationPatterns,
+    BoundaryDistance,
+    JacobianNorm,
+    LinearRegions,
+)
 from lightning_effcx.metrics.base import Share
-from lightning_effcx.paths import Segment
+from lightning_effcx.observe import observing
+from lightning_effcx.paths import Arc, OriginLine, Segment, Translation, origins, pairs
 
 
 @pytest.mark.parametrize(("index", "of"), [(2, 2), (-1, 2), (0, 0)])
@@ -92,3 +102,60 @@ def test_scores_are_drawn_for_by_row():
     for metric in (together, apart):
         metric.update(mlp(4, 3), x)
     assert_close(dim_zero_cat(apart.scores), dim_zero_cat(together.scores), rtol=0, atol=0)
+
+
+class Masked(nn.Module):
+    """A network that is another function for each mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = mlp(4, 16, 3)
+
+    def forward(self, x, mask):
+        return self.network(x * mask)
+
+
+def masked(samples: int = 6):
+    """The network as the monitor finds it, its samples, and their masks."""
+    module, x = Masked(), torch.randn(samples, 4)
+    mask = torch.randint(4, (samples, 4))
+    call = Call.of("", (x, mask), {}, samples)
+    with observing(module):
+        network, x, _ = captured(module, call)
+    return module, network, x, mask
+
+
+def test_on_a_path_a_network_is_what_it_is_for_the_sample_where_that_starts():
+    module, network, x, mask = masked()
+    metric = LinearRegions(Segment(count=5, points=2))
+    metric.update(network, x)
+    found = metric.scores
+    generator = torch.Generator().manual_seed(1)  # of the first batch
+    chosen = pairs(torch.arange(6), 5, same=False, generator=generator)
+    expected = [
+        linear_regions(lambda z, i=i: module(z, mask[i].expand_as(z)), x[[i, j]][None]).double()
+        for i, j in chosen.tolist()
+    ]
+    assert_close(torch.cat(found)[:, 0].double(), torch.cat(expected))
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 99])
+def test_at_a_sample_a_network_is_what_it_is_for_it(chunk):
+    module, network, x, mask = masked()
+    pointwise, elsewhere = JacobianNorm(chunk=chunk), BoundaryDistance(chunk=chunk)
+    for metric in (pointwise, elsewhere):
+        metric.update(network, x)
+    norms, distances = torch.cat(pointwise.scores)[:, 0], torch.cat(elsewhere.scores)[:, 0]
+    for i in range(6):
+        alone = lambda z, i=i: module(z, mask[i].expand_as(z))  # noqa: E731
+        assert_close(norms[i : i + 1], jacobian_norm(alone, x[i : i + 1]))
+        assert_close(distances[i : i + 1], boundary_distance(alone, x[i : i + 1]))
+
+
+@pytest.mark.parametrize("paths", [Segment(count=4), Arc(count=4), OriginLine(4), Translation(4)])
+def test_the_start_of_a_path_is_told_by_its_weights(paths):
+    x = torch.randn(6, 1, 6)
+    starts = origins(paths, 6, None, torch.Generator().manual_seed(3))
+    drawn = paths(x, None, torch.Generator().manual_seed(3))[:, 0]
+    scale = drawn.flatten(1).norm(dim=1) / x[starts].flatten(1).norm(dim=1)
+    assert_close(drawn.abs(), (x[starts] * scale[:, None, None]).abs())
