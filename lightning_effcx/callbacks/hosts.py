@@ -7,14 +7,24 @@ imports the packages.
 """
 
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 from lightning_utilities.core import rank_zero
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
-__all__ = ["Callback", "LightningModule", "Trainer", "rank_zero_info", "rank_zero_warn"]
+__all__ = [
+    "Callback",
+    "LightningModule",
+    "Trainer",
+    "averaged",
+    "rank_zero_info",
+    "rank_zero_warn",
+    "step_of",
+]
 
 _NAMES = ("lightning.pytorch", "pytorch_lightning")
 
@@ -56,3 +66,30 @@ else:
 
     class Callback(*(host.Callback for host in _hosts)):
         """A callback to the Trainers of both packages."""
+
+
+@contextmanager
+def averaged(
+    trainer: Trainer, pl_module: LightningModule, callbacks: Iterable[Any]
+) -> Iterator[None]:
+    """Let callbacks put their averaged weights in once more, those that validation is about.
+
+    Those that are listed before us have put the others back when it is our turn.
+    """
+    averaging = [c for c in callbacks if "WeightAveraging" in {k.__name__ for k in type(c).__mro__}]
+    for callback in averaging:
+        callback.on_validation_epoch_start(trainer, pl_module)
+    try:
+        yield
+    finally:
+        for callback in averaging:
+            callback.on_validation_epoch_end(trainer, pl_module)
+
+
+def step_of(trainer: Trainer) -> int:
+    """Return the step at which Lightning writes what is logged in a validation.
+
+    When the epoch is over it counts one more, but still writes at the same.
+    """
+    epoch_loop = trainer.fit_loop.epoch_loop
+    return int(getattr(epoch_loop, "_batches_that_stepped", trainer.global_step))

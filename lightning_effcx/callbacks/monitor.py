@@ -1,6 +1,6 @@
 """The monitor: one callback that measures the network at every validation and logs the curves."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import dropwhile, takewhile
 from time import perf_counter
@@ -16,11 +16,13 @@ from lightning_effcx.callbacks.hosts import (
     Callback,
     LightningModule,
     Trainer,
+    averaged,
     rank_zero_info,
     rank_zero_warn,
+    step_of,
 )
 from lightning_effcx.callbacks.probe import Probe
-from lightning_effcx.callbacks.ranks import distinct, gather, rank, together
+from lightning_effcx.callbacks.ranks import gather, together
 from lightning_effcx.callbacks.schedules import Every
 from lightning_effcx.callbacks.selection import measure, named
 from lightning_effcx.callbacks.standard import candidates, suited
@@ -32,7 +34,6 @@ from lightning_effcx.callbacks.tensorboard import (
 )
 from lightning_effcx.capture import at_samples, captured
 from lightning_effcx.observe import Network, observing
-from lightning_effcx.structures import parts
 from lightning_effcx.tags import PREFIX, STDERR, Tag, check_name, is_site_key
 
 
@@ -131,8 +132,8 @@ class ComplexityMonitor(Callback):
         self._by_default = metrics is None
         self._names = sorted(self.metrics)
         self._validations = 0
-        self._probe = Probe(samples, network, batch)
-        self._sees = ""  # the stage whose batches the probe is taken from
+        self._probe = Probe(samples, network, batch, loader)
+        self._without_validation = False
         self._clock = Budget(budget)
         self._said: set[str] = set()
         self._chosen = False
@@ -158,8 +159,8 @@ class ComplexityMonitor(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._probe = Probe(self.samples, self.network, self.batch)
-        self._sees = ""
+        self._probe = Probe(self.samples, self.network, self.batch, self.loader)
+        self._without_validation = False
         self._clock.start()
         self._said.clear()
         self._chosen = False
@@ -175,6 +176,10 @@ class ComplexityMonitor(Callback):
             # Callbacks that watch a measure find its last value, as they do in a training that runs
             # through, until the next validation that is measured.
             trainer.callback_metrics.update(_tensors(self.history[-1]["values"]))
+        # Training samples do where there are no others, for as long as there are no others.
+        self._without_validation = not (trainer.enable_validation and self._probe.seen)
+        if self._without_validation:
+            self._probe.begin("training")
         if not trainer.enable_validation:
             rank_zero_info(
                 "effcx: no validation runs in this training, so the first training samples are "
@@ -185,8 +190,8 @@ class ComplexityMonitor(Callback):
 
     @override
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._sees != "validation":
-            self._sees = ""  # the sanity check sees a few batches, the probe takes from all
+        self._probe.begin("sanity" if trainer.sanity_checking else "validation")
+        self._without_validation = False
 
     @override
     def on_validation_batch_start(
@@ -198,7 +203,7 @@ class ComplexityMonitor(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if dataloader_idx == self.loader:
-            self._listen(trainer, pl_module, "sanity" if trainer.sanity_checking else "validation")
+            self._probe.listen(trainer, pl_module)
 
     @override
     def on_validation_batch_end(
@@ -211,14 +216,14 @@ class ComplexityMonitor(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if dataloader_idx == self.loader:
-            self._take(trainer, batch)
+            self._probe.take(trainer, batch)
 
     @override
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self._sees in {"", "training"} and not self._validations:  # for want of a validation
-            self._listen(trainer, pl_module, "training")
+        if self._without_validation:
+            self._probe.listen(trainer, pl_module)
 
     @override
     def on_train_batch_end(
@@ -229,39 +234,14 @@ class ComplexityMonitor(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        if self._sees == "training":
-            self._take(trainer, batch)
+        if self._without_validation:
+            self._probe.take(trainer, batch)
 
     @override
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         self._probe.stop()
-
-    def _listen(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        share = self._share(trainer, stage)
-        if self._sees != stage:
-            self._probe.clear()
-            self._sees = stage
-        if self._probe.wants(share):
-            self._probe.listen(pl_module, share)
-
-    def _take(self, trainer: Trainer, batch: Any) -> None:
-        share = self._share(trainer, self._sees)
-        if self._probe.wants(share):
-            self._probe.take(batch, share)
-
-    def _share(self, trainer: Trainer, stage: str) -> int:
-        """How many samples of the probe this process has to keep."""
-        dealt = distinct(self._source(trainer, stage)) is not None
-        replicas = (trainer.distributed_sampler_kwargs or {}).get("num_replicas", 1)
-        return -(-self.samples // replicas) if dealt else self.samples
-
-    def _source(self, trainer: Trainer, stage: str) -> Any:
-        """Return the loader of the probe's samples."""
-        loaders = trainer.train_dataloader if stage == "training" else trainer.val_dataloaders
-        several = parts(loaders)
-        return [*several.values()][self.loader] if several and stage != "training" else loaders
 
     # -- when
 
@@ -272,21 +252,21 @@ class ComplexityMonitor(Callback):
             with self._clock.spending(measuring=False), observing(pl_module):
                 self._look(trainer, pl_module)
         elif trainer.state.fn != "fit" or self._is_due():
-            with _averaged(trainer, pl_module, before):
-                self._measure(trainer, pl_module, _step(trainer), pl_module.log)
+            with averaged(trainer, pl_module, before):
+                self._measure(trainer, pl_module, step_of(trainer), pl_module.log)
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.enable_validation and self._is_due():
-            with _averaged(trainer, pl_module, trainer.callbacks):  # type: ignore[union-attr]
-                self._measure(trainer, pl_module, _step(trainer) - 1, pl_module.log)
+            with averaged(trainer, pl_module, trainer.callbacks):  # type: ignore[union-attr]
+                self._measure(trainer, pl_module, step_of(trainer) - 1, pl_module.log)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.every == "end" or not self._validations:
             after = dropwhile(lambda callback: callback is not self, trainer.callbacks)  # type: ignore[union-attr]
-            with _averaged(trainer, pl_module, after):
-                self._measure(trainer, pl_module, _step(trainer) - 1)
+            with averaged(trainer, pl_module, after):
+                self._measure(trainer, pl_module, step_of(trainer) - 1)
 
     def _is_due(self) -> bool:
         count = self._validations
@@ -295,10 +275,11 @@ class ComplexityMonitor(Callback):
         with self._guarding("a validation"):
             due = callable(self.every) and bool(self.every(count))
         affords = gather(self._clock.affords())[0]  # by the clock of one rank
-        if due and not affords:
-            self._say_once(
-                f"measuring takes {self._clock.last:.2g} s, more than budget={self.budget} allows "
-                "at every validation, so some are skipped"
+        if due and not affords and "budget" not in self._said:
+            self._said.add("budget")
+            rank_zero_info(
+                f"effcx: measuring takes {self._clock.last:.2g} s, more than budget={self.budget} "
+                "allows at every validation, so some are skipped."
             )
         return due and affords
 
@@ -332,15 +313,8 @@ class ComplexityMonitor(Callback):
         """
         seen = None
         with self._guarding("every measure"):
-            if not self._sees:
-                raise ValueError(
-                    f"no batch of the validation loader {self.loader} was seen: say with loader= "
-                    "which of them to take, the first being 0"
-                )
-            source = self._source(trainer, self._sees)
-            shards = gather((trainer.distributed_sampler_kwargs or {}).get("rank", rank()))
             with self._explaining():
-                call, y = self._probe.gathered(distinct(source), shards)
+                call, y = self._probe.gathered(trainer)
                 found = together(lambda: captured(pl_module, call, self.network, self.output))
             if not found.outputs.isfinite().all():
                 bad = (~found.outputs.isfinite()).any(1).sum()
@@ -436,38 +410,6 @@ class ComplexityMonitor(Callback):
                     f"effcx leaves out {what}: {reason}. The training goes on; strict=True raises."
                 )
 
-    def _say_once(self, what: str) -> None:
-        if what.partition(" ")[0] not in self._said:
-            self._said.add(what.partition(" ")[0])
-            rank_zero_info(f"effcx: {what}.")
-
-
-@contextmanager
-def _averaged(
-    trainer: Trainer, pl_module: LightningModule, callbacks: Iterable[Any]
-) -> Iterator[None]:
-    """Let callbacks put their averaged weights in once more, those that validation is about.
-
-    Those that are listed before us have put the others back when it is our turn.
-    """
-    averaging = [c for c in callbacks if "WeightAveraging" in {k.__name__ for k in type(c).__mro__}]
-    for callback in averaging:
-        callback.on_validation_epoch_start(trainer, pl_module)
-    try:
-        yield
-    finally:
-        for callback in averaging:
-            callback.on_validation_epoch_end(trainer, pl_module)
-
 
 def _tensors(values: Mapping[str, float]) -> dict[str, Tensor]:
     return {tag: torch.tensor(value) for tag, value in values.items()}
-
-
-def _step(trainer: Trainer) -> int:
-    """Return the step at which Lightning writes what is logged in a validation.
-
-    When the epoch is over it counts one more, but still writes at the same.
-    """
-    epoch_loop = trainer.fit_loop.epoch_loop
-    return int(getattr(epoch_loop, "_batches_that_stepped", trainer.global_step))

@@ -1,23 +1,30 @@
 """Probe: the samples at which the monitor looks at a network, the same every time."""
 
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from lightning_effcx.callbacks.ranks import interleave, share_errors
+from lightning_effcx.callbacks.hosts import Trainer
+from lightning_effcx.callbacks.ranks import distinct, gather, interleave, rank, share_errors
 from lightning_effcx.calls import Call, Recorder
 from lightning_effcx.capture import ChooseInput, ChooseNetwork, chosen, heard
-from lightning_effcx.structures import structure
+from lightning_effcx.structures import parts, structure
+
+Stage: TypeAlias = Literal["sanity", "validation", "training"]
 
 
 class Probe:
     """The first samples that a loader gives to the network, and their targets.
 
+    Those of a validation count most: what was kept of a sanity check, or of a training without any
+    validation so far, is forgotten when there are some.
+
     Args:
         samples: How many to keep, of all processes together.
         network: As the monitor is told.
         batch: As the monitor is told.
+        loader: As the monitor is told.
     """
 
     def __init__(
@@ -25,49 +32,51 @@ class Probe:
         samples: int,
         network: ChooseNetwork | None = None,
         batch: ChooseInput | None = None,
+        loader: int = 0,
     ) -> None:
         self.samples = samples
         self.network = network
         self.batch = batch
+        self.loader = loader
+        self._stage: Stage | None = None
         self._saved: dict[str, Any] = {}
         self._recorder: Recorder | None = None
-        self.clear()
+        self._clear()
 
-    def clear(self) -> None:
-        """Forget the samples, but not those of a checkpoint that the training resumed from."""
+    def _clear(self) -> None:
         self.stop()
         self.seen = ""
         """What the first batch was made of."""
-        self.skipped = 0
-        """How many batches were of another shape than the first."""
         self._error: Exception | None = None
         self._calls: list[Call] = []
         self._targets: list[Tensor | None] = []
         self._found: tuple[Call, Tensor | None] | None = None
 
-    def wants(self, share: int) -> bool:
-        """Tell whether this process is to keep more samples, of its `share` of them."""
-        return self._missing(share) > 0
+    # -- keeping
 
-    def _missing(self, share: int) -> int:
-        if self._found is not None or self._error is not None or (self._saved and self._calls):
-            return 0
-        return share - sum(call.samples for call in self._calls)
+    def begin(self, stage: Stage) -> None:
+        """Forget what was kept of another stage."""
+        if self._stage != stage:
+            self._stage = stage
+            self._clear()
 
-    def listen(self, module: nn.Module, share: int) -> None:
-        """Hear what the module, or its part, is called with from now on."""
+    def listen(self, trainer: Trainer, module: nn.Module) -> None:
+        """Hear what the module, or its part, is called with from now on, if that is wanted."""
         self.stop()
-        if self.batch is None and not callable(self.network):
-            self._recorder = Recorder(module, self.network, self._missing(share))
+        missing = self._missing(trainer)
+        if missing > 0 and self.batch is None and not callable(self.network):
+            self._recorder = Recorder(module, self.network, missing)
 
     def stop(self) -> Call | None:
         """Hear no more; return what was heard."""
         recorder, self._recorder = self._recorder, None
         return recorder.close() if recorder else None
 
-    def take(self, batch: Any, share: int) -> None:
+    def take(self, trainer: Trainer, batch: Any) -> None:
         """Keep samples of a batch that was just evaluated; what goes wrong is raised at the end."""
-        call, missing = self.stop(), self._missing(share)
+        call, missing = self.stop(), self._missing(trainer)
+        if missing <= 0:
+            return
         self.seen = self.seen or structure(batch)
         try:
             if self.batch is not None:
@@ -78,26 +87,41 @@ class Probe:
             self._error = error
             return
         call = call.rows(slice(missing))
-        if self._calls and not self._calls[0].fits(call):
-            self.skipped += 1
-            return
-        self._calls.append(call)
-        self._targets.append(None if y is None else y[:missing].detach().clone())
+        if not self._calls or self._calls[0].fits(call):
+            self._calls.append(call)
+            self._targets.append(None if y is None else y[:missing].detach().clone())
 
-    def gathered(self, most: int | None, shards: list[int] | None) -> tuple[Call, Tensor | None]:
-        """Return the samples of all processes, in the order in which one would see them.
+    def _missing(self, trainer: Trainer) -> int:
+        """How many samples this process is still to keep."""
+        if self._found is not None or self._error is not None or (self._saved and self._calls):
+            return 0
+        dealt = distinct(self._source(trainer)) is not None
+        replicas = (trainer.distributed_sampler_kwargs or {}).get("num_replicas", 1)
+        share = -(-self.samples // replicas) if dealt else self.samples
+        return share - sum(call.samples for call in self._calls)
 
-        Args:
-            most: How many different samples there are, if that is known.
-            shards: Which part of the data each process was given, by default its own.
-        """
+    def _source(self, trainer: Trainer) -> Any:
+        """Return the loader that the samples are from."""
+        if self._stage == "training":
+            return trainer.train_dataloader
+        several = [*parts(trainer.val_dataloaders).values()]
+        return several[self.loader] if self.loader < len(several) else trainer.val_dataloaders
+
+    # -- giving
+
+    def gathered(self, trainer: Trainer) -> tuple[Call, Tensor | None]:
+        """Return the samples of all processes, in the order in which one would see them."""
         if self._found is None:
-            parts = [part for part in share_errors(self._own) if part is not None]
-            if not parts:
-                raise ValueError("no input was found: no batch was seen")
-            call, y = parts[0]
-            if len(parts) > 1:
-                call, y = self._together(parts, most, shards)
+            found = [own for own in share_errors(self._own) if own is not None]
+            if not found:
+                raise ValueError(
+                    "no input was found: no batch was seen of the validation loader "
+                    f"{self.loader}, the first being 0"
+                )
+            shards = gather((trainer.distributed_sampler_kwargs or {}).get("rank", rank()))
+            call, y = found[0]
+            if len(found) > 1:
+                call, y = self._together(found, distinct(self._source(trainer)), shards)
             self._found = self._as_saved(call, y)
         return self._found
 
@@ -113,22 +137,22 @@ class Probe:
 
     def _together(
         self,
-        parts: list[tuple[Call, Tensor | None]],
+        each: list[tuple[Call, Tensor | None]],
         most: int | None,
-        shards: list[int] | None,
+        shards: list[int],
     ) -> tuple[Call, Tensor | None]:
-        first, y = parts[0]
-        if not all(first.fits(call) for call, _ in parts):
+        first, y = each[0]
+        if not all(first.fits(call) for call, _ in each):
             return first, y
-        found = [call.of_samples() for call, _ in parts]
+        found = [call.of_samples() for call, _ in each]
         if all(torch.equal(f[p], found[0][p]) for f in found for p in first.varying):
             return first, y  # every process sees all of the data
         samples = min(self.samples, most or self.samples)
         shared = {
             place: interleave([f[place] for f in found], samples, shards) for place in first.varying
         }
-        targets = [y for _, y in parts if y is not None]
-        y = interleave(targets, samples, shards) if len(targets) == len(parts) else None
+        targets = [y for _, y in each if y is not None]
+        y = interleave(targets, samples, shards) if len(targets) == len(each) else None
         return first.replaced(shared, len(next(iter(shared.values())))), y
 
     # -- checkpoints: nothing but what torch loads with weights_only

@@ -22,8 +22,8 @@ class Every:
     def __post_init__(self) -> None:
         if not isinstance(self.interval, int):
             raise TypeError(
-                f"every={self.interval!r}: expected a whole number, or a function of the number of "
-                "validations so far."
+                f"every={self.interval!r}: expected a whole number, a function of the number of "
+                "validations so far, or 'end'."
             )
         if self.interval < 1:
             raise ValueError(f"every={self.interval}: expected at least 1.")

@@ -401,7 +401,9 @@ WRONG = [
     ),
     ({"metrics": {"A b": JacobianNorm()}}, ValueError, "'A b' cannot name a metric"),
     ({"every": 0}, ValueError, "every=0: expected at least 1"),
-    ({"every": 1.5}, TypeError, "every=1.5: expected a whole number, or a function"),
+    ({"every": 1.5}, TypeError, "every=1.5: expected a whole number, a function .*, or 'end'"),
+    ({"every": "epoch"}, TypeError, "every='epoch': expected a whole number"),
+    ({"name": "My net"}, ValueError, "'My net_measure' cannot name a metric"),
     ({"samples": 0}, ValueError, "samples=0: expected at least 1"),
     ({"samples": 2.5}, TypeError, "samples=2.5: expected a whole number"),
 ]
@@ -536,7 +538,9 @@ def test_a_training_that_ends_before_its_validation_is_measured_at_its_end(tmp_p
 
 
 def test_a_validation_loader_that_is_not_there_is_reported(tmp_path):
-    with pytest.warns(UserWarning, match="no batch of the validation loader 1 was seen: say with"):
+    with pytest.warns(
+        UserWarning, match="no batch was seen of the validation loader 1, the first being 0"
+    ):
         fit(tmp_path, ComplexityMonitor(loader=1))
 
 

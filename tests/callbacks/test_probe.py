@@ -14,15 +14,24 @@ class Net(nn.Linear):
         super().__init__(2, 2)
 
 
-def filled(probe, *batches, share=8):
+class Host:
+    """As much of a Trainer in one process as a probe asks for."""
+
+    train_dataloader = val_dataloaders = distributed_sampler_kwargs = None
+
+
+HOST = Host()
+
+
+def filled(probe, *batches):
     """What the monitor does in a validation of some batches."""
     module = Net()
+    probe.begin("validation")
     for x, y in batches:
-        if probe.wants(share):
-            probe.listen(module, share)
+        probe.listen(HOST, module)
         module(x)
-        if probe.wants(share):
-            probe.take((x, y), share)
+        probe.take(HOST, (x, y))
+    assert not module._forward_pre_hooks
     return probe
 
 
@@ -31,54 +40,52 @@ def batches(size=5, shift=0.0):
 
 
 def test_the_first_samples_are_kept_over_batches():
-    call, y = filled(Probe(8), *batches()).gathered(None, None)
+    call, y = filled(Probe(8), *batches()).gathered(HOST)
     assert torch.equal(call.given[0][0], X[:8])
     assert torch.equal(y, Y[:8])
 
 
 def test_of_a_small_loader_all_samples_are_kept():
-    call, _ = filled(Probe(99), *batches(), share=99).gathered(None, None)
+    call, _ = filled(Probe(99), *batches()).gathered(HOST)
     assert call.samples == 20
 
 
 def test_batches_of_another_shape_are_left_out():
     wide = (torch.zeros(5, 1, 2), Y[:5])
     probe = filled(Probe(8), batches()[0], wide, batches()[1])
-    call, y = probe.gathered(None, None)
+    call, y = probe.gathered(HOST)
     assert torch.equal(call.given[0][0], X[:8])
     assert torch.equal(y, Y[:8])
 
 
 def test_targets_are_kept_only_if_all_batches_have_them():
     (x, _), second, *_ = batches()
-    assert filled(Probe(8), (x, "words"), second).gathered(None, None)[1] is None
+    assert filled(Probe(8), (x, "words"), second).gathered(HOST)[1] is None
 
 
 def test_what_is_kept_stays_whatever_comes_after():
     probe = filled(Probe(8), *batches())
-    first, _ = probe.gathered(None, None)
-    assert not probe.wants(8)
-    again, _ = filled(probe, *batches(shift=1.0)).gathered(None, None)
+    first, _ = probe.gathered(HOST)
+    again, _ = filled(probe, *batches(shift=1.0)).gathered(HOST)
     assert again is first
 
 
 def test_an_error_is_raised_when_samples_are_asked_for():
     probe = Probe(8, batch=lambda batch: batch["x"])
-    probe.take((X, Y), 8)
-    assert not probe.wants(8)
+    probe.take(HOST, (X, Y))
     with pytest.raises(TypeError, match="tuple indices must be"):
-        probe.gathered(None, None)
+        probe.gathered(HOST)
 
 
 def test_a_probe_that_saw_no_batch_says_so():
-    with pytest.raises(ValueError, match="no input was found: no batch was seen"):
-        Probe(8).gathered(None, None)
+    with pytest.raises(ValueError, match="no batch was seen of the validation loader 0, the first"):
+        Probe(8).gathered(HOST)
 
 
 def test_a_function_finds_input_and_target():
     probe = Probe(8, batch=lambda batch: (batch["image"], batch["class"]))
-    probe.take({"image": X, "class": Y}, 8)
-    call, y = probe.gathered(None, None)
+    probe.take(HOST, {"image": X, "class": Y})
+    call, y = probe.gathered(HOST)
     assert torch.equal(call.given[0][0], X[:8])
     assert torch.equal(y, Y[:8])
     assert probe.seen == "{'image': float32 (20, 2), 'class': int64 (20,)}"
@@ -94,23 +101,23 @@ def saved(probe):
 
 def test_after_a_checkpoint_the_samples_are_those_of_before_whatever_is_seen():
     probe = filled(Probe(8), *batches())
-    probe.gathered(None, None)
+    probe.gathered(HOST)
     resumed = Probe(8)
     resumed.load(saved(probe))
     filled(resumed, *batches(shift=7.0))
-    call, y = resumed.gathered(None, None)
+    call, y = resumed.gathered(HOST)
     assert torch.equal(call.given[0][0], X[:8])
     assert torch.equal(y, Y[:8])
 
 
 def test_samples_of_another_network_are_not_those_of_the_checkpoint():
     probe = filled(Probe(8), *batches())
-    probe.gathered(None, None)
+    probe.gathered(HOST)
     resumed = Probe(8, network=lambda module, x: x)
     state = saved(probe)
     state["tensors"] = [(["other"], tensor) for _, tensor in state["tensors"]]
     resumed.load(state)
-    call, _ = filled(resumed, *batches(shift=7.0)).gathered(None, None)
+    call, _ = filled(resumed, *batches(shift=7.0)).gathered(HOST)
     assert torch.equal(call.given[0][0], X[:5] + 7)
 
 
@@ -118,8 +125,12 @@ def test_before_it_knows_samples_a_probe_saves_none():
     assert Probe(8).state() == {}
 
 
-def test_what_is_cleared_is_collected_again():
-    probe = filled(Probe(8), *batches())
-    probe.clear()
-    call, _ = filled(probe, *batches(shift=1.0)).gathered(None, None)
-    assert torch.equal(call.given[0][0], X[:8] + 1)
+def test_the_samples_of_another_stage_take_the_place_of_those_before():
+    probe = Probe(8)
+    probe.begin("sanity")
+    filled(probe, *batches())
+    call, _ = filled(probe, *batches(shift=1.0)).gathered(HOST)
+    assert torch.equal(call.given[0][0], X[:8])  # the first of the validation
+    probe.begin("training")
+    with pytest.raises(ValueError, match="no batch was seen"):
+        probe.gathered(HOST)
