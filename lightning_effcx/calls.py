@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from lightning_effcx.structures import Place, at, leaves, mapped
+from lightning_effcx.structures import Place, at, leaves, mapped, structure
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +100,8 @@ class Recorder:
 
     def __init__(self, module: nn.Module, part: str | None, most: int) -> None:
         self.calls: dict[str, Call] = {}
+        self.failure: ValueError | None = None
+        """Why a call could not be kept: the user's step, which makes it, must not fail of that."""
         self._most = most
         self._handles = [
             listened.register_forward_pre_hook(
@@ -107,6 +109,7 @@ class Recorder:
             )
             for name, listened in _listened(module, part)
             if not _is_within_compiled(module, name)
+            and not isinstance(listened, torch.jit.ScriptModule)  # which takes no hooks
         ]
 
     def close(self) -> Call | None:
@@ -121,9 +124,22 @@ class Recorder:
     ) -> None:
         # Strategies that wrap the module let forward be its step, for as long as that begins.
         if name not in self.calls and module.forward == forward:
-            call = Call.of(name, args, kwargs, self._most)
+            try:
+                call = Call.of(name, args, kwargs, self._most)
+            except Exception as error:  # noqa: BLE001 the user's classes may raise anything
+                self.failure = _unkept(args, kwargs, error)
+                return
             if call is not None:
                 self.calls[name] = call
+
+
+def _unkept(args: Any, kwargs: dict[str, Any], error: Exception) -> ValueError:
+    shown = ", ".join([*map(structure, args), *map(structure, kwargs.values())])
+    reason = str(error).strip().partition("\n")[0].partition(". ")[0].removesuffix(".")
+    return ValueError(
+        f"no input was found: the network was called with {shown}, of which single samples cannot "
+        f"be taken ({type(error).__name__}: {reason})"
+    )
 
 
 def _listened(module: nn.Module, part: str | None) -> list[tuple[str, nn.Module]]:
