@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_effcx.structures import Place, at, leaves, mapped
+from lightning_effcx.structures import Place, at, leaves, mapped, structure
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +101,8 @@ class Recorder:
     """
 
     def __init__(self, module: nn.Module, part: str | None, most: int) -> None:
+        self.failure: ValueError | None = None
+        """Why a call could not be kept: the user's step, which makes it, must not fail of that."""
         self._most = most
         self._outer: Call | None = None
         self._inner: Call | None = None
@@ -121,8 +123,10 @@ class Recorder:
         return self._inner or self._outer
 
     def _listen(self, module: nn.Module, name: str, hook: Callable[..., None]) -> None:
-        if name in dict(module.named_modules()) and not _is_within_compiled(module, name):
-            part = module.get_submodule(name)
+        if name not in dict(module.named_modules()) or _is_within_compiled(module, name):
+            return
+        part = module.get_submodule(name)
+        if not isinstance(part, torch.jit.ScriptModule):  # which takes no hooks
             # Strategies that wrap the module let forward be its step, until that begins.
             heard = partial(hook, name, part.forward)
             self._handles.append(part.register_forward_pre_hook(heard, with_kwargs=True))
@@ -131,8 +135,8 @@ class Recorder:
         self, name: str, forward: Any, module: nn.Module, args: Any, kwargs: dict[str, Any]
     ) -> None:
         if module.forward == forward:
-            self._running = True
-            self._outer = self._outer or Call.of(name, args, kwargs, self._most)
+            self._outer = self._outer or self._kept(name, args, kwargs)
+            self._running = self._outer is not None
 
     def _leave(self, *_: Any) -> None:
         self._running = False
@@ -142,7 +146,19 @@ class Recorder:
     ) -> None:
         del forward, module
         if not self._running and self._outer is None:
-            self._inner = self._inner or Call.of(name, args, kwargs, self._most)
+            self._inner = self._inner or self._kept(name, args, kwargs)
+
+    def _kept(self, name: str, args: Any, kwargs: dict[str, Any]) -> Call | None:
+        try:
+            return Call.of(name, args, kwargs, self._most)
+        except Exception as error:  # noqa: BLE001 the user's classes may raise anything
+            shown = ", ".join(map(structure, [*args, *kwargs.values()]))
+            reason = str(error).strip().partition("\n")[0].partition(". ")[0].removesuffix(".")
+            self.failure = ValueError(
+                f"no input was found: the network was called with {shown}, of which single samples "
+                f"cannot be taken ({type(error).__name__}: {reason})"
+            )
+            return None
 
 
 def within(module: nn.Module, call: Call, part: str) -> Call | None:

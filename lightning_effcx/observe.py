@@ -8,7 +8,8 @@ everything is as before, also after an exception.
 import random
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, TypeAlias
 
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_effcx.shards import whole
+
+_OF_TORCH = frozenset(vars(nn.Module()))
 
 Network: TypeAlias = Callable[[Tensor], Tensor]
 """Maps `(n, ...)` to `(n, k)`, each sample by itself."""
@@ -125,7 +128,8 @@ def _random_states_kept(modules: list[nn.Module]) -> Iterator[None]:
 def _modules_kept(modules: list[nn.Module]) -> Iterator[None]:
     """Set every module to eval mode; restore its mode, its attributes and its buffers.
 
-    A forward pass may count its calls, cache a table or assign a buffer: such things are put back.
+    A forward pass may count its calls, cache a table, assign a buffer, collect what it computes in
+    a list or add it to a metric: such things are put back.
     `network.eval()` and `network.train()` are avoided, since users override them and since they
     would wake parts that the user froze.
     """
@@ -135,7 +139,10 @@ def _modules_kept(modules: list[nn.Module]) -> Iterator[None]:
         for module in modules
         if not isinstance(module, torch.jit.ScriptModule)
     ]
+    own = [v for _, seen, _ in attributes for k, v in seen.items() if k not in _OF_TORCH]
+    holders = [(holder, holder.copy()) for holder in _holders(own)]
     buffers = [b for module in modules for b in module.buffers(recurse=False)]
+    buffers += [value for value in own if type(value) is Tensor]
     contents = [(b, b._version, b.detach().clone()) for b in buffers if not b.is_inference()]  # noqa: SLF001
     try:
         for module in modules:
@@ -145,6 +152,10 @@ def _modules_kept(modules: list[nn.Module]) -> Iterator[None]:
             module._buffers.update(_ordinary(own_buffers))  # noqa: SLF001
         yield
     finally:
+        for holder, held in holders:
+            if _identities(holder) != _identities(held):
+                holder.clear()
+                (holder.extend if isinstance(holder, (list, deque)) else holder.update)(held)
         for buffer, version, content in contents:
             if buffer._version != version:  # noqa: SLF001 written to in place
                 with torch.no_grad():
@@ -156,6 +167,22 @@ def _modules_kept(modules: list[nn.Module]) -> Iterator[None]:
             module._buffers.update(own_buffers)  # noqa: SLF001
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode
+
+
+def _holders(values: Iterable[Any]) -> list[Any]:
+    """Return the lists, dictionaries, sets and deques among some values, and those within these."""
+    found: dict[int, Any] = {}
+    waiting = [*values]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, (list, dict, set, deque)) and id(value) not in found:
+            found[id(value)] = value
+            waiting += value.values() if isinstance(value, dict) else value
+    return [*found.values()]
+
+
+def _identities(holder: Any) -> list[int]:
+    return [*map(id, holder), *map(id, holder.values() if isinstance(holder, dict) else ())]
 
 
 def _ordinary(named: dict[str, Any]) -> dict[str, Tensor]:

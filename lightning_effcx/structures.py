@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 Place: TypeAlias = tuple[Any, ...]
@@ -79,7 +80,9 @@ def structure(value: Any) -> str:
     """
     name = type(value).__name__
     if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+        shape = f"nested ({value.size(0)}, ...)" if value.is_nested else f"{tuple(value.shape)}"
+        sparse = "" if value.layout == torch.strided or value.is_nested else "sparse "
+        return f"{str(value.dtype).removeprefix('torch.')} {sparse}{shape}"
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key!r}: {structure(part)}" for key, part in value.items()) + "}"
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -140,6 +142,32 @@ def test_a_closed_recorder_leaves_no_hooks():
     module = Pair()
     Recorder(module, None, 4).close()
     assert not any(part._forward_pre_hooks for part in module.modules())
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        (X.to_sparse, r"float32 sparse \(6, 3\)"),
+        (lambda: torch.nested.nested_tensor([*X]), r"float32 nested \(6, ...\)"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
+def test_what_cannot_be_kept_does_not_stop_who_calls(given, shown):
+    module = nn.Identity()
+    recorder = Recorder(module, None, 4)
+    module(given())
+    assert recorder.close() is None
+    message = f"no input was found: the network was called with {shown}, of which single samples"
+    assert re.match(message, str(recorder.failure))
+
+
+def test_a_scripted_part_takes_no_hooks_but_the_module_around_it_does():
+    module = nn.Sequential(torch.jit.script(nn.Linear(3, 2)))
+    recorder = Recorder(module, None, 4)
+    module(X)
+    found = recorder.close()
+    assert found is not None
+    assert found.part == ""
 
 
 def compiled_whole():

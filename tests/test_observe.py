@@ -1,13 +1,15 @@
 import random
+from collections import deque
 
 import numpy as np
 import pytest
 import torch
 from networks import ZOO, Caching, Conv, InPlace, Recurrent, mlp, specimen
-from torch import nn
+from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.nn.attention import SDPBackend
 from torch.testing import assert_close
+from torchmetrics import MeanMetric
 
 from lightning_effcx.metrics import Transitions
 from lightning_effcx.observe import differentiating, evaluate, observing
@@ -298,6 +300,43 @@ def test_in_place_networks_do_not_write_into_the_observer():
     with observing(network):
         network(x)
     assert_close(x, kept)
+
+
+class Collecting(nn.Module):
+    """Its forward leaves something in whatever a module may hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = [1.0]
+        self.by_name: dict[str, list[Tensor]] = {"sums": []}
+        self.lengths = {0}
+        self.last: deque[Tensor] = deque(maxlen=2)
+        self.total = torch.zeros(())
+        self.metric = MeanMetric()
+        self.by_name["itself"] = self.by_name  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(2.0)
+        self.by_name["sums"].append(x.sum())
+        self.by_name["more"] = [x]
+        self.lengths.add(len(x))
+        self.last.append(x)
+        self.total += x.sum()
+        self.metric.update(x)
+        return x
+
+
+def test_what_a_forward_collects_is_as_before():
+    network = Collecting()
+    network.last.append(torch.zeros(1))
+    with observing(network):
+        network(torch.ones(3))
+    assert network.seen == [1.0]
+    assert network.by_name == {"sums": [], "itself": network.by_name}
+    assert network.lengths == {0}
+    assert list(network.last) == [torch.zeros(1)]
+    assert network.total == 0
+    assert network.metric.weight == 0
 
 
 @pytest.mark.parametrize("recording", [False, True])

@@ -249,7 +249,7 @@ class ComplexityMonitor(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         before = takewhile(lambda callback: callback is not self, trainer.callbacks)  # type: ignore[union-attr]
         if trainer.sanity_checking:
-            with self._clock.spending(measuring=False), observing(pl_module):
+            with self._clock.spending(measuring=False), _observing(pl_module):
                 self._look(trainer, pl_module)
         elif trainer.state.fn != "fit" or self._is_due():
             with averaged(trainer, pl_module, before):
@@ -361,7 +361,7 @@ class ComplexityMonitor(Callback):
         """Measure and log: through the module, or where that is not allowed to each logger."""
         values: dict[str, float] = {}
         bands: dict[str, tuple[float, float]] = {}
-        with self._clock.spending(), observing(pl_module):
+        with self._clock.spending(), _observing(pl_module):
             seen = self._look(trainer, pl_module)
             if seen is None:
                 return
@@ -409,6 +409,20 @@ class ComplexityMonitor(Callback):
                 rank_zero_warn(
                     f"effcx leaves out {what}: {reason}. The training goes on; strict=True raises."
                 )
+
+
+@contextmanager
+def _observing(pl_module: LightningModule) -> Iterator[None]:
+    """Observe the module, and let it log nothing: what its forward says is not about us."""
+    with observing(pl_module):
+        for module in pl_module.modules():
+            if isinstance(module, LightningModule):
+                vars(module).update(log=_nothing, log_dict=_nothing)
+        yield
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    pass
 
 
 def _tensors(values: Mapping[str, float]) -> dict[str, Tensor]:

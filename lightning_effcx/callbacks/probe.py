@@ -74,11 +74,14 @@ class Probe:
 
     def take(self, trainer: Trainer, batch: Any) -> None:
         """Keep samples of a batch that was just evaluated; what goes wrong is raised at the end."""
+        failure = self._recorder.failure if self._recorder else None
         call, missing = self.stop(), self._missing(trainer)
         if missing <= 0:
             return
-        self.seen = self.seen or structure(batch)
         try:
+            self.seen = self.seen or structure(batch)
+            if call is None and failure is not None:
+                raise failure  # noqa: TRY301 as all that goes wrong here
             if self.batch is not None:
                 call, y = chosen(batch, self.batch, self.network)
             else:

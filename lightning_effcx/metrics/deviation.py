@@ -16,6 +16,8 @@ Gamba, Chmielewski-Anders, Sullivan, Azizpour, Björkman, "Are All Linear Region
 AISTATS 2022: the absolute deviation, there for each logit by itself, here as a Euclidean norm.
 """
 
+from contextlib import suppress
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -66,7 +68,8 @@ def _outputs(network: Network, x: Tensor) -> Tensor:
     """Evaluate the network in the precision of `x`, of which the exact pass knows how."""
     exact = in_precision(network, x.dtype)
     if exact is not network:
-        with torch.no_grad():
+        # A network that casts what it is given is not in that precision.
+        with torch.no_grad(), suppress(RuntimeError):
             return exact(x).flatten(1)
     found: list[Tensor] = []
 

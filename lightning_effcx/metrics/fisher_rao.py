@@ -228,6 +228,12 @@ def _double_backward(
     values = list(theta.values())
     with torch.enable_grad(), _all_recorded(values):
         f = evaluate(network, x)
+        if not f.requires_grad:
+            raise ValueError(
+                "no gradient leads from the network's outputs to its weights, as after no_grad, "
+                "NumPy or argmax: measure another part of the module with network=, or count "
+                "transitions instead."
+            )
         u = torch.zeros_like(f, requires_grad=True)
         rows = torch.autograd.grad(f, values, u, create_graph=True, materialize_grads=True)
         along = torch.stack([(r * v).sum() for r, v in zip(rows, values, strict=True)]).sum()

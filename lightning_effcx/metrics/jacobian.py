@@ -60,9 +60,7 @@ def jacobian_norm(
         y = y if of == "outputs" else _probabilities(y)
         norms = []
         for cotangent in _cotangents(y, directions, generator):
-            (row,) = torch.autograd.grad(
-                y, x, cotangent, retain_graph=True, create_graph=keep_graph, materialize_grads=True
-            )
+            row = _pulled_back(y, x, cotangent, keep_graph=keep_graph)
             # vector_norm, unlike sqrt of a sum, has gradient 0 rather than NaN where J vanishes.
             norms.append(torch.linalg.vector_norm(row.flatten(1), dim=1))
         return torch.linalg.vector_norm(torch.stack(norms), dim=0)
@@ -78,8 +76,7 @@ def _both(network: Network, x: Tensor) -> tuple[Tensor, Tensor]:
         y = evaluate(network, x)
 
         def pulled_back(cotangent: Tensor) -> Tensor:
-            (row,) = torch.autograd.grad(y, x, cotangent, retain_graph=True, materialize_grads=True)
-            return row.flatten(1)
+            return _pulled_back(y, x, cotangent).flatten(1)
 
         p = _probabilities(y.detach())
         mean = pulled_back(p)
@@ -92,6 +89,21 @@ def _both(network: Network, x: Tensor) -> tuple[Tensor, Tensor]:
         torch.linalg.vector_norm(torch.stack(of_outputs), dim=0),
         torch.linalg.vector_norm(torch.stack(of_probabilities), dim=0),
     )
+
+
+def _pulled_back(y: Tensor, x: Tensor, cotangent: Tensor, *, keep_graph: bool = False) -> Tensor:
+    row: Tensor | None = None
+    if y.requires_grad:
+        (row,) = torch.autograd.grad(
+            y, x, cotangent, retain_graph=True, create_graph=keep_graph, allow_unused=True
+        )
+    if row is None and not torch.equal(y, y[:1].expand_as(y)):  # else it is a constant
+        raise ValueError(
+            "the network's outputs change with its input, but no gradient leads back to it, as "
+            "after no_grad, detach, NumPy or argmax: measure another part of the module with "
+            "network=, or count transitions instead."
+        )
+    return torch.zeros_like(x) if row is None else row
 
 
 class JacobianNorm(SampleMetric):

@@ -680,3 +680,50 @@ def test_a_training_resumed_at_any_epoch_has_the_curves_of_one_that_ran_through(
     # The second half sees its data in an order that the first did not.
     resumed = curves(4, "resumed", tmp_path / f"whole-epoch={stop - 1}.ckpt")
     assert resumed == whole
+
+
+class Talking(Classifier):
+    """Its forward logs, and collects what is logged in the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            self.log("mean", x.mean(), batch_size=len(x))
+            self.log_dict({"least": x.min()}, batch_size=len(x))
+            self.seen.append(len(x))
+        return super().forward(x)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("seen", float(sum(self.seen)))
+        self.seen.clear()
+
+
+@pytest.mark.parametrize("every", [1, "end"])
+def test_what_forward_logs_is_about_the_training_alone(tmp_path, every):
+    module, monitor = Talking(), ComplexityMonitor([JacobianNorm()], every=every)
+    plain, _ = fit(tmp_path, module=copy.deepcopy(module))
+    host, _ = fit(tmp_path, monitor, module=module)
+    assert names(host.callback_metrics) == {"jacobian_norm"}
+    for name, value in plain.callback_metrics.items():
+        assert torch.equal(host.callback_metrics[name], value), name
+
+
+def test_what_the_network_is_called_with_may_be_of_any_sort(tmp_path):
+    class Sparse(Classifier):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.to_dense())
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self(batch[0].to_sparse())
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return super().training_step((batch[0].to_sparse(), batch[1]), batch_idx)
+
+    monitor = ComplexityMonitor([JacobianNorm()])
+    host, _ = fit(tmp_path, monitor, module=Sparse())
+    assert names(host.callback_metrics) == {"jacobian_norm"}  # of the only part with parameters
+    with pytest.warns(UserWarning, match=r"with float32 sparse \(16, 6\), of which single samples"):
+        fit(tmp_path, ComplexityMonitor(network=""), module=Sparse())

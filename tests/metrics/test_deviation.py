@@ -139,3 +139,19 @@ def test_the_metric_is_the_mean_over_paths():
 def test_a_network_that_is_not_piecewise_linear_is_named_with_what_to_do():
     with pytest.raises(ValueError, match=r"^site 'gelu' .* count transitions instead"):
         linear_deviation(nn.functional.gelu, torch.randn(2, 2, 3))
+
+
+class Casting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = mlp(3, 8, 2)
+
+    def forward(self, x):
+        return self.network(x.to(torch.float32))
+
+
+def test_a_network_may_cast_its_input_to_its_own_precision():
+    network, path = Casting().float(), torch.randn(4, 2, 3)
+    expected = linear_deviation(network.network, path)
+    assert expected.all()
+    assert_close(linear_deviation(network, path), expected)

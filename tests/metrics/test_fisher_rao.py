@@ -411,3 +411,12 @@ def test_the_metric_says_what_it_needs():
 def test_outputs_of_the_wrong_shape_are_told_so():
     with pytest.raises(ValueError, match=r"returned a tensor of shape \(6, 2, 3\)"):
         fisher_rao_norm(mlp(4, 3), torch.randn(6, 2, 4))
+
+
+def test_where_no_gradient_leads_to_the_weights_there_is_no_number():
+    class Choosing(nn.Linear):
+        def forward(self, x):
+            return nn.functional.one_hot(super().forward(x).argmax(1), 3).to(x)
+
+    with pytest.raises(ValueError, match="no gradient leads from the network's outputs to its wei"):
+        FisherRaoNorm().update(Choosing(2, 3), torch.eye(2))

@@ -333,3 +333,26 @@ def test_both_take_one_backward_pass_more_than_one(monkeypatch):
 def test_both_are_exact():
     with pytest.raises(ValueError, match="of='both' is exact, but directions=2: take two metrics"):
         JacobianNorm(of="both", directions=2)
+
+
+# What autograd knows nothing of
+
+
+@pytest.mark.parametrize("of", ["outputs", "probabilities", "both"])
+@pytest.mark.parametrize(
+    "network",
+    [
+        torch.detach,
+        torch.no_grad()(torch.clone),
+        lambda x: torch.from_numpy(x.detach().numpy() * 2),
+        lambda x: torch.nn.functional.one_hot(x.argmax(1)).to(x),
+        lambda x: torch.ones(2, 2, requires_grad=True) * x.detach(),
+    ],
+)
+def test_where_the_gradient_is_cut_off_there_is_no_number(of, network):
+    with pytest.raises(ValueError, match=r"but no gradient leads back to it, .* count transitions"):
+        JacobianNorm(of=of).update(network, torch.eye(2))
+
+
+def test_a_constant_has_no_slope():
+    assert_close(jacobian_norm(lambda x: torch.ones(len(x), 2), torch.eye(3)), torch.zeros(3))
