@@ -147,7 +147,7 @@ class ComplexityMonitor(Callback):
         return {
             "validations": self._validations,
             "history": self.history,
-            "probe": self._probe.state(),
+            "probe": self._probe.state(lasting=self._sees != "sanity"),
         }
 
     @override
@@ -217,7 +217,8 @@ class ComplexityMonitor(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self._sees in {"", "training"} and not self._validations:  # for want of a validation
+        without = not self._validations or not trainer.enable_validation
+        if self._sees in {"", "training"} and without:  # for want of a validation
             self._listen(trainer, pl_module, "training")
 
     @override

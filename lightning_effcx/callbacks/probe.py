@@ -136,9 +136,9 @@ class Probe:
 
     # -- checkpoints: nothing but what torch loads with weights_only
 
-    def state(self) -> dict[str, Any]:
-        """Return the samples, as far as they are known, for a checkpoint."""
-        if self._found is None:
+    def state(self, *, lasting: bool = True) -> dict[str, Any]:
+        """Return the samples, as far as they are known and `lasting`, for a checkpoint."""
+        if self._found is None or not lasting:
             return self._saved
         call, y = self._found
         tensors = [(list(place), tensor.cpu()) for place, tensor in call.of_samples().items()]
