@@ -12,6 +12,7 @@ All that happens in the call counts as the network's, also a loss that it comput
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from difflib import get_close_matches
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 import torch
@@ -29,6 +30,7 @@ ChooseOutput: TypeAlias = str | int
 # What targets are called in batches whose parts have names.
 _TARGETS = ("y", "label", "labels", "target", "targets")
 _FIRST: Place = (0, 0)  # of the arguments: the first positional one
+_SHOWN = 12  # names of parts: the nearest to that which is not there
 _CLOSE = 1e-3  # relative: kernels differ with the number of rows, by less than this
 
 
@@ -56,6 +58,8 @@ class View(nn.Module):
         self._orig_mod = module  # as torch calls what is wrapped: no part of the sites' names
         self.function = function
         self.place = place
+        self.writes = False
+        """Whether it writes to what it is called with, which is then to be a copy."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs for `x`, `(n, k)`."""
@@ -63,7 +67,7 @@ class View(nn.Module):
 
     def all_outputs(self, x: Tensor) -> Any:
         """Return whatever the function returns."""
-        return self.function(self._orig_mod, x)
+        return self.function(self._orig_mod, x.clone() if self.writes else x)
 
     def matrix(self, outputs: Any) -> Tensor:
         """Return those of the outputs that are looked at, `(n, k)`."""
@@ -93,6 +97,8 @@ class Called(View):
     def all_outputs(self, x: Tensor) -> Any:
         tensors = dict(zip(self.inputs, self._split(x), strict=True))
         tensors |= {place: self._fixed(place, x) for place in self.held}
+        if self.writes:
+            tensors = {place: tensor.clone() for place, tensor in tensors.items()}
         args, kwargs = self.call.replaced(tensors).given
         if self.embedding is None:
             return self._orig_mod(*args, **kwargs)
@@ -102,7 +108,7 @@ class Called(View):
     def with_call(self, call: Call, embedding: str | None) -> "Called":
         """Return the same network with other things fixed."""
         other = Called(self._orig_mod, call, self.inputs, embedding)
-        other.place = self.place
+        other.place, other.writes = self.place, self.writes
         return other
 
     def _split(self, x: Tensor) -> list[Tensor]:
@@ -233,13 +239,11 @@ def captured(
         output: Which of the outputs to take, by name or index, where there are several.
     """
     part = _part(module, choice if isinstance(choice, str) else call.part)
-    # Ordinary tensors, also where the call was heard in inference mode.
-    call = call.replaced({place: t.clone() for place, t in call.tensors().items()})
+    _check_real(next(iter(call.of_samples().values())))
     try:
         if isinstance(choice, str) and call.part != choice:
             call = _inner(module, call, choice)
-        network, x = _viewed(part, call, choice) if callable(choice) else _called(part, call)
-        raw = network.all_outputs(x)
+        network, x, raw = _evaluated(part, call, choice)
     except NotImplementedError as error:
         raise ValueError(
             f"no network was found: {type(part).__name__} has no forward, or an unfinished one, "
@@ -255,9 +259,26 @@ def captured(
     outputs = network.matrix(raw)
     _check_apart(network, x, outputs)
     alone = isinstance(network, Called) and network.inputs and call.is_of_one_argument()
-    if alone and isinstance(raw, Tensor) and raw.dim() == 2:  # noqa: PLR2004 a matrix
+    if alone and not network.writes and isinstance(raw, Tensor) and raw.dim() == 2:  # noqa: PLR2004 a matrix
         return Captured(part, x, outputs)  # the module by itself
     return Captured(network, x, outputs)
+
+
+def _evaluated(
+    part: nn.Module, call: Call, choice: ChooseNetwork | None, *, writes: bool = False
+) -> tuple[View, Tensor, Any]:
+    """Return the network, its input, and all that it returns for it."""
+    # Ordinary tensors, also where the call was heard in inference mode.
+    copied = call.replaced({place: tensor.clone() for place, tensor in call.tensors().items()})
+    network: View
+    network, x = _viewed(part, copied, choice) if callable(choice) else _called(part, copied)
+    network.writes = writes
+    given = (x, *copied.tensors().values())
+    versions = [tensor._version for tensor in given]  # noqa: SLF001
+    raw = network.all_outputs(x)
+    if not writes and versions != [tensor._version for tensor in given]:  # noqa: SLF001
+        return _evaluated(part, call, choice, writes=True)
+    return network, x, raw
 
 
 def _part(module: nn.Module, name: str) -> nn.Module:
@@ -265,6 +286,8 @@ def _part(module: nn.Module, name: str) -> nn.Module:
         return module.get_submodule(name)
     except AttributeError:
         names = [name for name, _ in module.named_modules() if name]
+        if len(names) > _SHOWN:
+            names = get_close_matches(name, names, _SHOWN, 0.0)
         raise ValueError(
             f"network={name!r}: {type(module).__name__} has no such part; it has: {names}"
         ) from None
@@ -272,7 +295,8 @@ def _part(module: nn.Module, name: str) -> nn.Module:
 
 def _inner(module: nn.Module, call: Call, part: str) -> Call:
     """Return what a part is called with within a call of the module, as the weights are now."""
-    found = within(_part(module, call.part), call, part)
+    ordinary = call.replaced({place: t.clone() for place, t in call.tensors().items()})
+    found = within(_part(module, call.part), ordinary, part)
     if found is None:
         raise LookupError(f"network={part!r} was not called with tensors")
     return found
@@ -304,6 +328,14 @@ def _called(part: nn.Module, call: Call) -> tuple[Called, Tensor]:
     if held and all(torch.equal(t, t[:1].expand_as(t)) for t in held):
         network = network.with_call(call.rows(slice(1)), network.embedding)
     return network, x
+
+
+def _check_real(x: Tensor) -> None:
+    if x.is_complex():
+        raise ValueError(
+            f"the input is {structure(x)}, expected real numbers: return them with batch=, as by "
+            "torch.view_as_real, and join them with network=, as by torch.view_as_complex"
+        )
 
 
 def _precision(part: nn.Module) -> torch.dtype:

@@ -352,3 +352,52 @@ def test_a_network_without_anything_fixed_is_the_same_for_all_samples():
     assert not varies(module)
     network = Called(module, call(X), ((0, 0),))
     assert at_samples(network, Y) is network
+
+
+class Writing(nn.Module):
+    """Writes to what it is called with, also to what is held fixed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+        self.writes = True
+
+    def forward(self, x, words=None):
+        if self.writes:
+            x.mul_(0.5).add_(1)
+            words = None if words is None else words.add_(1)
+        else:
+            x = 0.5 * x + 1
+            words = None if words is None else words + 1
+        y = self.linear(x)
+        return y if words is None else y * words[:, None]
+
+
+@pytest.mark.parametrize("words", [(), (torch.arange(6),)])
+@pytest.mark.parametrize("choice", [None, lambda module, x: module(x)])
+def test_a_network_may_write_to_its_input(words, choice):
+    module, before = Writing(), X.clone()
+    found = see(module, X, *words, choice=choice)
+    module.writes = False
+    expected = see(module, X, *words, choice=choice)
+    assert_close(found.x, before)
+    module.writes = True
+    for _ in range(2):
+        assert_close(found.network(found.x), expected.outputs)
+        (row,) = torch.autograd.functional.jacobian(found.network, (found.x,))
+        assert row.any()
+    assert_close(found.x, before)
+
+
+@pytest.mark.parametrize("choice", [None, lambda module, x: module(x.real)])
+def test_complex_numbers_are_no_input(choice):
+    with pytest.raises(ValueError, match=r"the input is complex64 \(6, 3\), expected real numbers"):
+        see(nn.Identity(), X.to(torch.complex64), choice=choice)
+
+
+def test_of_many_parts_the_nearest_are_named():
+    module = nn.ModuleDict(
+        {f"block_{i}": nn.Linear(1, 1) for i in range(100)} | {"head": nn.ReLU()}
+    )
+    with pytest.raises(ValueError, match=r"it has: \['head', 'block_.{,180}\]$"):
+        see(module, X, part="heads")

@@ -126,6 +126,7 @@ class Probe:
             if len(found) > 1:
                 call, y = self._together(found, distinct(self._source(trainer)), shards)
             self._found = self._as_saved(call, y)
+            self._calls, self._targets = [], []
         return self._found
 
     def _own(self) -> tuple[Call, Tensor | None] | None:
@@ -161,8 +162,8 @@ class Probe:
     # -- checkpoints: nothing but what torch loads with weights_only
 
     def state(self) -> dict[str, Any]:
-        """Return the samples, as far as they are known, for a checkpoint."""
-        if self._found is None:
+        """Return the samples, as far as they are known for good, for a checkpoint."""
+        if self._found is None or self._stage == "sanity":
             return self._saved
         call, y = self._found
         tensors = [(list(place), tensor.cpu()) for place, tensor in call.of_samples().items()]

@@ -350,6 +350,35 @@ def test_a_resumed_training_continues_the_history(tmp_path):
             assert ours["values"][f"effcx/{name}"] == theirs["values"][f"effcx/{name}"]
 
 
+@pytest.mark.filterwarnings("ignore:You.re resuming from a checkpoint that ended before the epoch")
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used")
+@pytest.mark.parametrize(
+    ("step", "options"),
+    [
+        (2, {"num_sanity_val_steps": 1}),  # which sees less than the validations do
+        (7, {"num_sanity_val_steps": 0}),
+        (7, {"limit_val_batches": 0}),
+    ],
+)
+def test_a_training_resumed_at_any_step_has_the_same_probe(tmp_path, step, options):
+    class Still(Classifier):
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.0)
+
+    def curve(*callbacks: Any, **more: Any) -> list[float]:
+        monitor = ComplexityMonitor([JacobianNorm()], samples=40)
+        module = copy.deepcopy(still)
+        fit(tmp_path, monitor, *callbacks, module=module, max_epochs=3, **options, **more)
+        return [entry["values"]["effcx/jacobian_norm"] for entry in monitor.history]
+
+    still = Still()
+    still.network[1].momentum = 0.0  # type: ignore[assignment]
+    keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    expected = curve(keep, enable_checkpointing=True)
+    assert len(expected) == 3
+    assert curve(ckpt_path=tmp_path / f"step={step}.ckpt") == expected
+
+
 def test_the_checkpoint_holds_plain_python_values(tmp_path):
     saving = ModelCheckpoint(tmp_path, filename="last")
     monitor = ComplexityMonitor()
@@ -727,3 +756,16 @@ def test_what_the_network_is_called_with_may_be_of_any_sort(tmp_path):
     assert names(host.callback_metrics) == {"jacobian_norm"}  # of the only part with parameters
     with pytest.warns(UserWarning, match=r"with float32 sparse \(16, 6\), of which single samples"):
         fit(tmp_path, ComplexityMonitor(network=""), module=Sparse())
+
+
+def test_what_looks_across_samples_beside_the_outputs_takes_only_some_measures_away(tmp_path):
+    class Balanced(Classifier):
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            self.load = y.mean(0).relu()
+            return y
+
+    with pytest.warns(UserWarning, match="effcx leaves out the") as record:
+        host, _ = fit(tmp_path, ComplexityMonitor(), module=Balanced())
+    assert {"jacobian_norm", "fisher_rao_norm"} <= names(host.callback_metrics)
+    assert not any("every measure" in str(warning.message) for warning in record)
