@@ -81,12 +81,14 @@ CASES = [
 EVERY = pytest.mark.parametrize(
     ("kind", "options"), CASES, ids=[f"{kind.__name__}-{options}" for kind, options in CASES]
 )
+CUTS = [[12], [5, 7], [1, 1, 10]]
 WITHOUT_DRAWS = pytest.mark.parametrize(
-    ("kind", "options"),
+    ("kind", "options", "cuts"),
     [
-        (kind, options)
+        (kind, options, cuts)
         for kind, options in CASES
         if not issubclass(kind, metrics.PathMetric) and "directions" not in options
+        for cuts in ([[12]] if kind.__name__ in OF_BATCHES else CUTS)
     ],
 )
 
@@ -305,11 +307,9 @@ def test_a_collection_does_not_merge_it_with_a_sibling(kind, options):
 
 
 @WITHOUT_DRAWS
-@pytest.mark.parametrize("cuts", [[12], [5, 7], [1, 1, 10]])
 @pytest.mark.parametrize("chunk", [1, 3, 1000])
 def test_neither_batches_nor_chunks_matter_where_nothing_is_drawn(kind, options, cuts, chunk):
     network, (x, y) = suited(kind), batch()
-    cuts = [12] if kind.__name__ in OF_BATCHES else cuts
     found = value(
         kind, options | {"chunk": chunk}, network, *zip(x.split(cuts), y.split(cuts), strict=True)
     )
