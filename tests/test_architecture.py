@@ -22,6 +22,7 @@ FLOORS = [
         "observe",
         "structures",
         "calls",
+        "views",
         "capture",
         "operations",
         "batches",

@@ -9,18 +9,10 @@ from torch import nn
 from torch.testing import assert_close
 
 from lightning_effcx.calls import Call
-from lightning_effcx.capture import (
-    Called,
-    View,
-    as_called,
-    at_samples,
-    captured,
-    chosen,
-    heard,
-    varies,
-)
+from lightning_effcx.capture import captured, chosen, heard
 from lightning_effcx.observe import observing
 from lightning_effcx.units import units
+from lightning_effcx.views import Called, View, as_called, at_samples, varies
 
 X, Y = torch.randn(6, 3), torch.arange(6)
 
@@ -246,6 +238,8 @@ class Two(nn.Module):
 def test_one_of_several_outputs_can_be_named():
     assert_close(see(Two(), X, output="label").outputs, 2 * X)
     assert_close(see(Two(), X).outputs, X)
+    pair = {"choice": lambda module, x: (x, 3 * x)}
+    assert_close(see(nn.Identity(), X, output=-1, **pair).outputs, 3 * X)
     with pytest.raises(ValueError, match=r"output='z': the network returned Data\(image=float32"):
         see(Two(), X, output="z")
 

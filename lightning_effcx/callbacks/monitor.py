@@ -32,9 +32,10 @@ from lightning_effcx.callbacks.tensorboard import (
     draw_bands,
     writers,
 )
-from lightning_effcx.capture import at_samples, captured
+from lightning_effcx.capture import captured
 from lightning_effcx.observe import Network, observing
 from lightning_effcx.tags import PREFIX, STDERR, Tag, check_name, is_site_key
+from lightning_effcx.views import at_samples
 
 
 class Seen(NamedTuple):

@@ -31,12 +31,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lightning_effcx.capture import as_called
 from lightning_effcx.draws import Draws
 from lightning_effcx.metrics.base import SampleMetric
 from lightning_effcx.observe import Network, differentiating, evaluate
 from lightning_effcx.paths import classes_of
 from lightning_effcx.sites import without_wrappers
+from lightning_effcx.views import as_called
 
 Distribution: TypeAlias = Literal["categorical", "gaussian"]
 

@@ -29,10 +29,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_effcx.capture import at_samples
 from lightning_effcx.metrics.base import NetworkMetric
 from lightning_effcx.observe import Network, observing
 from lightning_effcx.units import Site, listen, without_units
+from lightning_effcx.views import at_samples
 
 
 def activation_patterns(network: Network, x: Float[Tensor, "n ..."]) -> Int[Tensor, "n u"]:

@@ -73,7 +73,8 @@ def test_what_is_kept_stays_whatever_comes_after():
 def test_an_error_is_raised_when_samples_are_asked_for():
     probe = Probe(8, batch=lambda batch: batch["x"])
     probe.take(HOST, (X, Y))
-    with pytest.raises(TypeError, match="tuple indices must be"):
+    message = "no input was found: batch=... raised TypeError: tuple indices must be"
+    with pytest.raises(ValueError, match=message):
         probe.gathered(HOST)
 
 
