@@ -9,6 +9,7 @@ from lightning_effcx.metrics.boundary import (
 )
 from lightning_effcx.metrics.capacity import Capacity, region_capacity
 from lightning_effcx.metrics.deviation import linear_deviation
+from lightning_effcx.metrics.emc import EMC, observed_emc
 from lightning_effcx.metrics.fisher_rao import FisherRao, fisher_rao_norm
 from lightning_effcx.metrics.jacobian import jacobian_norm
 from lightning_effcx.metrics.lann import LANN, lann_complexity
@@ -21,8 +22,9 @@ from lightning_effcx.metrics.regions import (
 )
 from lightning_effcx.metrics.trajectory import trajectory_length
 
-__all__ = [  # noqa: RUF022 LANN is no constant
+__all__ = [  # noqa: RUF022 EMC and LANN are no constants
     "Capacity",
+    "EMC",
     "FisherRao",
     "LANN",
     "NearestBoundaries",
@@ -37,6 +39,7 @@ __all__ = [  # noqa: RUF022 LANN is no constant
     "linear_deviation",
     "linear_regions",
     "nearest_boundaries",
+    "observed_emc",
     "region_capacity",
     "trajectory_length",
     "transitions",

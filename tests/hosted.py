@@ -7,7 +7,7 @@ import pytorch_lightning
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from lightning_effcx.paths import segment
 
@@ -54,6 +54,19 @@ def input_of(batch):
 
 def hidden(module: nn.Module, x: Tensor) -> Tensor:
     return module.backbone(x)
+
+
+class Digits(Dataset):
+    """Training samples such as a configuration names."""
+
+    def __init__(self, classes: int = 3) -> None:
+        self.classes = classes
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        return torch.full((4,), float(i)), i % self.classes
 
 
 class FirstPair:

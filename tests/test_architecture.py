@@ -37,6 +37,7 @@ FLOORS = [
         "substitution",
         "amplification",
         "own",
+        "decisions",
         "draws",
         "paths",
         "rows",

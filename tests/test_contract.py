@@ -11,6 +11,7 @@ import torch
 from networks import ZOO, Caching, mlp, specimen
 from torch import nn
 from torch.testing import assert_close
+from torch.utils.data import Dataset
 from torchmetrics import Metric, MetricCollection
 
 from lightning_effcx import metrics, tags
@@ -18,11 +19,31 @@ from lightning_effcx.paths import Arc, Ellipse, Segment
 
 pytestmark = pytest.mark.usefixtures("_float64")
 
+# Metrics of a network. What trainings are told to, `EffectiveModelComplexity`, sees none.
 CONCRETE = [
     metric
     for metric in (getattr(metrics, name) for name in metrics.__all__)
-    if inspect.isclass(metric) and issubclass(metric, Metric) and not inspect.isabstract(metric)
+    if issubclass(metric, metrics.NetworkMetric) and not inspect.isabstract(metric)
 ]
+
+
+class Labelled(Dataset):
+    """Samples with labels of a metric's own, besides those of a batch."""
+
+    def __init__(self, x, y) -> None:
+        self.x, self.y = x, y
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, i):
+        return self.x[i], self.y[i]
+
+    def __repr__(self) -> str:
+        return f"{len(self)} samples"
+
+
+OWN = Labelled(torch.randn(12, 4, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3)
 VARIANTS = {
     "JacobianNorm": [{}, {"of": "probabilities"}, {"of": "both"}, {"directions": 2}],
     "BoundaryDensity": [{"radius": 4.0, "directions": 4}],
@@ -44,6 +65,7 @@ VARIANTS = {
         {"paths": Segment(count=4, points=2)},
         {"paths": Ellipse(count=3, points=9)},
     ],
+    "TrainingError": [{"data": OWN}, {"data": OWN, "samples": 9, "epsilon": 0.99}],
     "TrajectoryGrowth": [
         {"paths": Segment(count=4, points=9)},
         {"paths": Ellipse(count=3, points=9), "exact": True},
@@ -66,6 +88,8 @@ OF_CURVES = {"LANNComplexity"}
 CURVED = {"gelu", "lenet", "tanh"}
 # Measures of all samples of a batch together.
 OF_BATCHES = {"LANNComplexity"}
+# Measures that tell more than their average, as variants.
+WITH_VARIANTS = OF_SETS | {"TrainingError"}
 # Measures of networks that are piecewise linear, and specimens that are not, or not by samples.
 EXACT = {"BoundaryDensity", "BoundaryDistance", "CapacityGap", "LinearDeviation", "LinearRegions"}
 NOT_EXACT = {"attention", "functional", "gru", "lstm", "transformer"} | CURVED
@@ -91,6 +115,11 @@ WITHOUT_DRAWS = pytest.mark.parametrize(
         for cuts in ([[12]] if kind.__name__ in OF_BATCHES else CUTS)
     ],
 )
+
+
+def with_own(options, x, y):
+    """The same options, with these samples in the place of a metric's own."""
+    return options | {"data": Labelled(x, y)} if "data" in options else options
 
 
 def batch(samples: int = 12):
@@ -185,6 +214,12 @@ def value(kind, options, network, *batches):
     for x, y in batches:
         metric.update(network, x, y)
     return metric.compute()
+
+
+def test_every_metric_is_held_to_the_contract_but_the_one_that_sees_no_network():
+    concrete = {name for name in metrics.__all__ if not inspect.isabstract(getattr(metrics, name))}
+    assert concrete - {kind.__name__ for kind in CONCRETE} == {"EffectiveModelComplexity"}
+    assert all(issubclass(getattr(metrics, name), Metric) for name in concrete)
 
 
 @EVERY
@@ -367,7 +402,7 @@ def test_its_keys_are_tags_of_its_name_and_its_values_finite_scalars(kind, optio
     for key, score in found.items():
         tag = tags.parse(tags.PREFIX + key)
         assert tag is not None
-        measure = tag.name.partition("/")[0] if kind.__name__ in OF_SETS else tag.name
+        measure = tag.name.partition("/")[0] if kind.__name__ in WITH_VARIANTS else tag.name
         assert measure in {metric.name, *(metric.name + ending for ending in metric.beside)}
         assert (tag.grain == "site") == tags.is_site_key(key)
         assert str(tag) == tags.PREFIX + key
@@ -383,6 +418,8 @@ def test_its_error_bar_is_there_where_two_scores_are(kind, options):
         paths = options["paths"]
         one_score = {"paths": type(paths)(count=1, points=paths.points)}
         samples = 12
+    elif "data" in options:
+        one_score, samples = {"samples": 1}, 12
     else:
         samples = 1
     for chosen, n, there in ((options | one_score, samples, False), (options, 12, True)):
@@ -423,6 +460,7 @@ def test_it_can_be_plotted(kind, options):
 def test_it_holds_for_the_whole_zoo_or_says_where_it_does_not(kind, options, name):
     network, x = specimen(name, 9)
     y = torch.arange(9) % 3
+    options = with_own(options, x, y)
     if is_exact(kind, options) and name in NOT_EXACT:
         with pytest.raises(ValueError, match=r"^site .*: count transitions instead"):
             value(kind, options, network, (x, y))
@@ -462,6 +500,7 @@ def test_it_holds_for_float32_kernels_that_know_no_derivatives(kind, options):
     for name in ("transformer", "attention", "lstm", "gru"):
         network, x = specimen(name, 9)
         y = torch.arange(9) % 3
+        options = with_own(options, x, y)
         network, x = network.float(), x.float()
         with torch.inference_mode():
             found = value(kind, options, network, (x, y))

@@ -4,6 +4,7 @@ from lightning_effcx.metrics.base import NetworkMetric, PathMetric, SampleMetric
 from lightning_effcx.metrics.boundary import BoundaryDensity, BoundaryDistance
 from lightning_effcx.metrics.capacity import CapacityGap
 from lightning_effcx.metrics.deviation import LinearDeviation
+from lightning_effcx.metrics.emc import EffectiveModelComplexity, TrainingError
 from lightning_effcx.metrics.fisher_rao import FisherRaoNorm
 from lightning_effcx.metrics.jacobian import JacobianNorm
 from lightning_effcx.metrics.lann import LANNComplexity
@@ -16,6 +17,7 @@ __all__ = [
     "BoundaryDensity",
     "BoundaryDistance",
     "CapacityGap",
+    "EffectiveModelComplexity",
     "FisherRaoNorm",
     "JacobianNorm",
     "LANNComplexity",
@@ -24,6 +26,7 @@ __all__ = [
     "NetworkMetric",
     "PathMetric",
     "SampleMetric",
+    "TrainingError",
     "TrajectoryGrowth",
     "TrajectoryLength",
     "Transitions",

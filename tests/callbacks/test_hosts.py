@@ -24,7 +24,7 @@ import lightning_effcx
 from lightning_effcx import metrics, paths
 from lightning_effcx.callbacks import ComplexityMonitor, Every, Geometric, hosts
 from lightning_effcx.metrics import JacobianNorm, LinearRegions, Transitions
-from lightning_effcx.metrics.base import PathMetric
+from lightning_effcx.metrics.base import NetworkMetric, PathMetric
 from lightning_effcx.paths import Arc, Segment
 from lightning_effcx.tags import band
 
@@ -378,13 +378,20 @@ CONCRETE = [name for name in metrics.__all__ if not inspect.isabstract(getattr(m
 @pytest.mark.parametrize("name", CONCRETE)
 def test_a_configuration_makes_every_metric_with_every_argument(name):
     kind = getattr(metrics, name)
-    given = arguments(kind) | {"chunk": 7, "sync_on_compute": False}
+    given = arguments(kind) | {"sync_on_compute": False}
+    if issubclass(kind, NetworkMetric):
+        given["chunk"] = 7
     if issubclass(kind, PathMetric):
         given["paths"] = made_by("paths.Arc", count=3, turn=0.5)
+    if "data" in given:
+        given["data"] = {"class_path": "hosted.Digits", "init_args": {"classes": 2}}
     metric = instantiated(Metric, made_by(f"metrics.{name}", **given))
     assert type(metric) is kind
-    assert metric.chunk == 7
     assert not metric.sync_on_compute
+    if issubclass(kind, NetworkMetric):
+        assert metric.chunk == 7
+    if "data" in given:
+        assert metric.y.tolist() == [0, 1, 0, 1, 0]
     if issubclass(kind, PathMetric):
         assert metric.paths == Arc(count=3, turn=0.5)
 
