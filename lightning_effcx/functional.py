@@ -13,6 +13,7 @@ from lightning_effcx.metrics.emc import EMC, observed_emc
 from lightning_effcx.metrics.fisher_rao import FisherRao, fisher_rao_norm
 from lightning_effcx.metrics.jacobian import jacobian_norm
 from lightning_effcx.metrics.lann import LANN, lann_complexity
+from lightning_effcx.metrics.mimic import Fidelity, ShallowStudent, fit_student, mimic_gap
 from lightning_effcx.metrics.patterns import activation_patterns
 from lightning_effcx.metrics.regions import (
     estimated_linear_regions,
@@ -25,19 +26,23 @@ from lightning_effcx.metrics.trajectory import trajectory_length
 __all__ = [  # noqa: RUF022 EMC and LANN are no constants
     "Capacity",
     "EMC",
+    "Fidelity",
     "FisherRao",
     "LANN",
     "NearestBoundaries",
+    "ShallowStudent",
     "activation_patterns",
     "boundary_density",
     "boundary_distance",
     "boundary_distance_per_site",
     "estimated_linear_regions",
     "fisher_rao_norm",
+    "fit_student",
     "jacobian_norm",
     "lann_complexity",
     "linear_deviation",
     "linear_regions",
+    "mimic_gap",
     "nearest_boundaries",
     "observed_emc",
     "region_capacity",

@@ -8,6 +8,7 @@ from lightning_effcx.metrics.emc import EffectiveModelComplexity, TrainingError
 from lightning_effcx.metrics.fisher_rao import FisherRaoNorm
 from lightning_effcx.metrics.jacobian import JacobianNorm
 from lightning_effcx.metrics.lann import LANNComplexity
+from lightning_effcx.metrics.mimic import MimicGap
 from lightning_effcx.metrics.patterns import ActivationPatterns
 from lightning_effcx.metrics.regions import LinearRegions, Transitions
 from lightning_effcx.metrics.trajectory import TrajectoryGrowth, TrajectoryLength
@@ -23,6 +24,7 @@ __all__ = [
     "LANNComplexity",
     "LinearDeviation",
     "LinearRegions",
+    "MimicGap",
     "NetworkMetric",
     "PathMetric",
     "SampleMetric",
