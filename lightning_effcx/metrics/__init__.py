@@ -4,13 +4,14 @@ from lightning_effcx.metrics.base import NetworkMetric, PathMetric, SampleMetric
 from lightning_effcx.metrics.boundary import BoundaryDensity, BoundaryDistance
 from lightning_effcx.metrics.capacity import CapacityGap
 from lightning_effcx.metrics.deviation import LinearDeviation
-from lightning_effcx.metrics.emc import EffectiveModelComplexity, TrainingError
+from lightning_effcx.metrics.emc import EffectiveModelComplexity
 from lightning_effcx.metrics.fisher_rao import FisherRaoNorm
 from lightning_effcx.metrics.jacobian import JacobianNorm
 from lightning_effcx.metrics.lann import LANNComplexity
 from lightning_effcx.metrics.mimic import MimicGap
 from lightning_effcx.metrics.patterns import ActivationPatterns
 from lightning_effcx.metrics.regions import LinearRegions, Transitions
+from lightning_effcx.metrics.training_error import TrainingError
 from lightning_effcx.metrics.trajectory import TrajectoryGrowth, TrajectoryLength
 
 __all__ = [
