@@ -97,7 +97,9 @@ def observing(network: Network) -> Iterator[None]:
     modules = list(owner.modules()) if isinstance(owner, nn.Module) else []
     with ExitStack() as stack:
         stack.enter_context(whole(modules))
-        stack.enter_context(_random_states_kept(modules))
+        stack.enter_context(
+            random_states_kept({p.device for m in modules for p in m.parameters(False)})
+        )
         stack.enter_context(_modules_kept(modules))
         if any(isinstance(module, nn.RNNBase) for module in modules):
             stack.enter_context(_without_mkldnn())
@@ -113,11 +115,11 @@ def observing(network: Network) -> Iterator[None]:
 
 
 @contextmanager
-def _random_states_kept(modules: list[nn.Module]) -> Iterator[None]:
-    devices = {p.device for m in modules for p in m.parameters(recurse=False) if p.is_cuda}
+def random_states_kept(devices: Iterable[torch.device]) -> Iterator[None]:
+    """Restore the global random states of Python, numpy and torch, on the CPU and on `devices`."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 the user's global state
     try:
-        with torch.random.fork_rng(list(devices)):
+        with torch.random.fork_rng([device for device in devices if device.type == "cuda"]):
             yield
     finally:
         random.setstate(python)
