@@ -57,7 +57,8 @@ def run_jobs(  # noqa: PLR0913 all by name
         executor: Where they run, by default here, one after the other. Take processes: of threads
             in one process only one trains at a time, since they share random states. The caller
             closes it. Such as `ProcessPoolExecutor(2, get_context("spawn"))`, or the
-            `get_executor()` of a `dask.distributed.Client`.
+            `get_executor()` of a `dask.distributed.Client`, where data loaders must do without
+            workers: dask's processes may have no children.
         folder: Where each row is kept as soon as it is there; see `studies.records`. A study that
             stopped, or was killed, goes on from there. What is known is not run again, but what
             failed is, in every call. The folder of another study is refused.
