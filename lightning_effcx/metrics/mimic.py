@@ -31,11 +31,11 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_effcx.capture import at_samples
 from lightning_effcx.decisions import decisions
 from lightning_effcx.metrics.base import NetworkMetric
 from lightning_effcx.observe import Network, differentiating, evaluate, observing
 from lightning_effcx.tags import STDERR
+from lightning_effcx.views import at_samples
 
 _RATE = 0.1  # of the steps, relative to how large the weights are at the start
 

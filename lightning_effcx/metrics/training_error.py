@@ -17,13 +17,13 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset, default_collate
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_effcx.capture import varies
 from lightning_effcx.decisions import decisions
 from lightning_effcx.metrics.base import NetworkMetric
 from lightning_effcx.metrics.emc import check_epsilon, is_fitted
 from lightning_effcx.observe import Network, evaluate, observing
 from lightning_effcx.structures import structure
 from lightning_effcx.tags import STDERR
+from lightning_effcx.views import varies
 
 _READ_TWICE = 8
 
