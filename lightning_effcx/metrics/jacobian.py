@@ -172,6 +172,11 @@ def _cotangents(y: Tensor, directions: int | None, generator: Generator | Draws 
     n, k = y.shape
     if directions is None:
         return torch.eye(k, dtype=y.dtype, device=y.device)[:, None].expand(k, n, k)
-    noise = Draws.of(n, generator).randn(directions, k).to(y).transpose(0, 1)
+    if isinstance(generator, Draws):
+        noise = generator.randn(directions, k).transpose(0, 1)
+    else:  # all at once, which counts in penalties
+        device = None if generator is None else generator.device
+        noise = torch.randn(directions, n, k, generator=generator, device=device)
+    noise = noise.to(y)
     # E (v·r)² = |r|²/k for v uniform on the unit sphere, which spreads less than Gaussian v does.
     return torch.nn.functional.normalize(noise, dim=2) * (k / directions) ** 0.5
