@@ -13,7 +13,7 @@ from lightning_effcx.metrics.emc import EMC, observed_emc
 from lightning_effcx.metrics.fisher_rao import FisherRao, fisher_rao_norm
 from lightning_effcx.metrics.jacobian import jacobian_norm
 from lightning_effcx.metrics.lann import LANN, lann_complexity
-from lightning_effcx.metrics.mimic import Fidelity, ShallowStudent, fit_student, mimic_gap
+from lightning_effcx.metrics.mimic import Fidelity, mimic_gap
 from lightning_effcx.metrics.patterns import activation_patterns
 from lightning_effcx.metrics.regions import (
     estimated_linear_regions,
@@ -21,6 +21,7 @@ from lightning_effcx.metrics.regions import (
     transitions,
     transitions_per_site,
 )
+from lightning_effcx.metrics.student import ShallowStudent, fit_student
 from lightning_effcx.metrics.trajectory import trajectory_length
 
 __all__ = [  # noqa: RUF022 EMC and LANN are no constants

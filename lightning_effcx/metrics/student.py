@@ -1,0 +1,206 @@
+r"""Student: a network with one hidden layer, and the one way in which it is fitted to another.
+
+The student is $g(x) = \beta f(W x)$, whose weights $W \approx U V$ may be factored through a linear
+bottleneck. It is fitted to the teacher's outputs by least squares.
+
+Ba, Caruana, "Do Deep Nets Really Need to be Deep?", NIPS 2014.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+from lightning_effcx.observe import Network, differentiating, evaluate
+from lightning_effcx.views import at_samples
+
+_RATE = 0.1  # of the steps, relative to how large the weights are at the start
+
+
+class ShallowStudent(nn.Module):
+    """A network with one hidden layer, and before it a linear bottleneck if one is asked for.
+
+    Its initial weights depend on `seed` alone: no random numbers of others are drawn. It starts as
+    the constant 0.
+
+    Args:
+        inputs: How many entries a sample has; it is flattened.
+        outputs: How many outputs there are.
+        hidden: How many hidden units.
+        bottleneck: Width of the linear layer before them, which has no activation: of rank k, with
+            k (hidden + inputs) weights in place of hidden times inputs.
+        activation: Of the hidden units; `None` for a linear student.
+        seed: Of the initial weights.
+    """
+
+    def __init__(  # noqa: PLR0913 each is one thing that users may choose
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        hidden: int,
+        bottleneck: int | None = None,
+        activation: Callable[[Tensor], Tensor] | None = torch.relu,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_widths(hidden, bottleneck)
+        generator = Generator().manual_seed(seed)
+        rank = inputs if bottleneck is None else bottleneck
+        self.activation = activation
+        self.bottleneck = None if bottleneck is None else _layer(inputs, rank, bias=False)
+        self.hidden = _layer(rank, hidden)
+        self.output = _layer(hidden, outputs)
+        with torch.no_grad():
+            if self.bottleneck is not None:
+                self.bottleneck.weight.copy_(torch.randn(rank, inputs, generator=generator))
+            scale = 1.0 if bottleneck is None else rank**-0.5
+            self.hidden.weight.copy_(scale * torch.randn(hidden, rank, generator=generator))
+            self.hidden.bias.copy_(torch.randn(hidden, generator=generator))
+            self.output.weight.zero_()
+            self.output.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs `(n, k)`, in the student's own precision."""
+        h = x.flatten(1).to(self.output.weight)
+        h = self.hidden(h if self.bottleneck is None else self.bottleneck(h))
+        return self.output(h if self.activation is None else self.activation(h))
+
+
+def _layer(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
+    # Weights that nobody draws.
+    return nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)
+
+
+def check_widths(hidden: int, bottleneck: int | None) -> None:
+    """Refuse a student without units."""
+    if hidden < 1:
+        raise ValueError(f"hidden={hidden}: expected at least 1 unit.")
+    if bottleneck is not None and bottleneck < 1:
+        raise ValueError(f"bottleneck={bottleneck}: expected at least 1, or None for none.")
+
+
+def fit_student(  # noqa: PLR0913 each is one thing that users may choose
+    teacher: Network,
+    x: Float[Tensor, "n ..."],
+    *,
+    hidden: int,
+    bottleneck: int | None = None,
+    activation: Callable[[Tensor], Tensor] | None = torch.relu,
+    steps: int = 200,
+    centred: bool = False,
+    seed: int = 0,
+    chunk: int = 1024,
+) -> ShallowStudent:
+    """Fit a shallow student to a network's outputs, always in the same way, in bounded time.
+
+    In float64, by full-batch steps of Adam whose size falls linearly to 0; inputs and outputs are
+    shifted and scaled before, by one factor each, which is put into the weights afterwards. A
+    linear student is not trained: it is the least-squares solution of its rank. The teacher gets
+    no gradient, and no random numbers but the student's own are drawn.
+
+    Args:
+        teacher: Maps `(n, ...)` to `(n, k)`, treating samples independently.
+        x: The samples; all at once in every step.
+        hidden: As in `ShallowStudent`.
+        bottleneck: As in `ShallowStudent`.
+        activation: As in `ShallowStudent`.
+        steps: How many steps to take.
+        centred: Whether to fit the outputs without each sample's mean over them.
+        seed: As in `ShallowStudent`.
+        chunk: Rows that the teacher evaluates at once.
+
+    Example:
+        >>> x = torch.linspace(-1, 1, 101)[:, None]
+        >>> student = fit_student(torch.abs, x, hidden=8)
+        >>> bool((student(x) - x.abs()).square().mean() < 0.01 * x.abs().var())
+        True
+    """
+    if steps < 1:
+        raise ValueError(f"steps={steps}: expected at least 1.")
+    if not len(x):
+        raise ValueError("x has no samples, expected at least one sample to fit the student at.")
+    with torch.no_grad(), differentiating():
+        z = logits(teacher, x, chunk, centred=centred).clone()
+        student = ShallowStudent(
+            x[0].numel(),
+            z.shape[1],
+            hidden=hidden,
+            bottleneck=bottleneck,
+            activation=activation,
+            seed=seed,
+        ).to(z)
+        _fit(student, x.detach().flatten(1).to(z, copy=True), z, steps)
+    return student
+
+
+def _fit(student: ShallowStudent, x: Tensor, z: Tensor, steps: int) -> None:
+    first = student.hidden if student.bottleneck is None else student.bottleneck
+    (x, x_mean, x_scale), (z, z_mean, z_scale) = _standardized(x), _standardized(z)
+    if student.activation is None:
+        _solve(student, x, z)
+    else:
+        _descend(student, x, z, steps)
+    first.weight.div_(x_scale)
+    shift = nn.functional.linear(x_mean, first.weight)
+    if student.bottleneck is not None:
+        shift = nn.functional.linear(shift, student.hidden.weight)
+    student.hidden.bias.sub_(shift)
+    student.output.weight.mul_(z_scale)
+    student.output.bias.mul_(z_scale).add_(z_mean)
+
+
+def _standardized(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Take the mean off, and divide by one number for all, so that least squares stay such."""
+    mean = values.mean(0)
+    scale = (values - mean).square().sum(1).mean().sqrt()
+    scale = torch.where(scale > 0, scale, 1.0)
+    return (values - mean) / scale, mean, scale
+
+
+def _descend(student: ShallowStudent, x: Tensor, z: Tensor, steps: int) -> None:
+    layers = [*filter(None, [student.bottleneck, student.hidden, student.output])]
+    widths = [1, *(layer.in_features for layer in layers[1:])]
+    groups = [
+        {"params": [*layer.parameters()], "lr": _RATE / width**0.5}
+        for layer, width in zip(layers, widths, strict=True)
+    ]
+    optimizer = torch.optim.Adam(groups, foreach=False)
+    falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
+    with torch.enable_grad():
+        for _ in range(steps):
+            optimizer.zero_grad()
+            (student(x) - z).square().sum(1).mean().backward()
+            optimizer.step()
+            falling.step()
+    optimizer.zero_grad()
+
+
+def _solve(student: ShallowStudent, x: Tensor, z: Tensor) -> None:
+    """Set the weights of a linear student to the best of its rank, by least squares."""
+    mapping = torch.linalg.pinv(x) @ z  # (inputs, outputs)
+    # The best approximation of the fitted outputs of a rank is their projection onto the first
+    # right singular vectors.
+    directions = torch.linalg.svd(x @ mapping, full_matrices=False).Vh
+    for parameter in student.parameters():
+        parameter.zero_()
+    rank = min(student.hidden.out_features, student.hidden.in_features, len(directions))
+    first = student.hidden if student.bottleneck is None else student.bottleneck
+    first.weight[:rank] = (mapping @ directions[:rank].T).T
+    if student.bottleneck is not None:
+        student.hidden.weight.fill_diagonal_(1.0)
+    student.output.weight[:, :rank] = directions[:rank].T
+
+
+def logits(network: Network, x: Tensor, chunk: int, *, centred: bool) -> Tensor:
+    """Evaluate a network in float64, as far as its device has that; without a gradient."""
+    if chunk < 1:
+        raise ValueError(f"chunk={chunk}: expected at least 1 row.")
+    with torch.no_grad():
+        parts = torch.arange(len(x)).split(chunk)
+        outputs = torch.cat([evaluate(at_samples(network, part), x[part]) for part in parts])
+        z = outputs.to("cpu" if outputs.device.type == "mps" else outputs.device, torch.float64)
+        if centred and z.shape[1] == 1:
+            raise ValueError("centred=True leaves nothing of a single output: mimic it as it is.")
+        return z - z.mean(1, keepdim=True) if centred else z
