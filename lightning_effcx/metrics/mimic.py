@@ -27,12 +27,18 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Generator, Tensor
+from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from lightning_effcx.decisions import decisions
 from lightning_effcx.metrics.base import NetworkMetric
-from lightning_effcx.metrics.student import check_widths, fit_student, logits
+from lightning_effcx.metrics.student import (
+    check_share,
+    check_widths,
+    fit_student,
+    logits,
+    split_samples,
+)
 from lightning_effcx.observe import Network, observing
 from lightning_effcx.tags import STDERR
 from lightning_effcx.views import at_samples
@@ -116,10 +122,11 @@ def mimic_gap(
         (0.4..., 1.0, 1.0)
     """
     z = logits(teacher, x, chunk, centred=centred)
-    return _fidelity(logits(student, x, chunk, centred=centred), z, z.mean(0))
+    return fidelity(logits(student, x, chunk, centred=centred), z, z.mean(0))
 
 
-def _fidelity(outputs: Tensor, z: Tensor, mean: Tensor) -> Fidelity:
+def fidelity(outputs: Tensor, z: Tensor, mean: Tensor) -> Fidelity:
+    """Compare outputs with the teacher's, `z`, whose spread is that around `mean`."""
     if outputs.shape != z.shape:
         raise ValueError(
             f"the student has {outputs.shape[1]} outputs and its teacher {z.shape[1]}: expected "
@@ -175,8 +182,7 @@ class MimicGap(NetworkMetric):
         check_widths(hidden, bottleneck)
         if steps < 1:
             raise ValueError(f"steps={steps}: expected at least 1.")
-        if not 0 < held_out < 1:
-            raise ValueError(f"held_out={held_out}: expected a share between 0 and 1.")
+        check_share(held_out)
         self.hidden = hidden
         self.bottleneck = bottleneck
         self.steps = steps
@@ -190,7 +196,7 @@ class MimicGap(NetworkMetric):
         del y
         if self.share.index > 0:
             return
-        held, seen = self._split(len(x))
+        held, seen = split_samples(len(x), self.held_out, self.seed)
         with observing(network):
             x = x.detach().clone()
             student = fit_student(
@@ -205,20 +211,10 @@ class MimicGap(NetworkMetric):
             )
             z = logits(network, x, self.chunk, centred=self.centred)
             with torch.no_grad():
-                found = _fidelity(student(x[held]), z[held], z[seen].mean(0))
+                found = fidelity(student(x[held]), z[held], z[seen].mean(0))
             columns = [found.squared_errors, found.spread, found.agrees]
             exact = torch.float32 if x.device.type == "mps" else torch.float64
             self.found = [*self.found, torch.stack(columns, 1).to(x.device, exact)]
-
-    def _split(self, samples: int) -> tuple[Tensor, Tensor]:
-        """Return which samples are held out, and which the student sees."""
-        if samples < 2:  # noqa: PLR2004 one for each
-            raise ValueError(
-                f"x has {samples} samples: expected at least 2, to fit a student and to test it."
-            )
-        held = min(max(round(self.held_out * samples), 1), samples - 1)
-        order = torch.randperm(samples, generator=Generator().manual_seed(self.seed))
-        return order[:held].sort().values, order[held:].sort().values
 
     def compute(self) -> dict[str, Tensor]:
         """Gap and agreement over all samples that were held out, each with its standard error."""

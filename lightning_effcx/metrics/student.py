@@ -131,24 +131,48 @@ def fit_student(  # noqa: PLR0913 each is one thing that users may choose
             activation=activation,
             seed=seed,
         ).to(z)
-        _fit(student, x.detach().flatten(1).to(z, copy=True), z, steps)
+        fit_outputs(student, x.detach().flatten(1).to(z, copy=True), z, steps)
     return student
 
 
-def _fit(student: ShallowStudent, x: Tensor, z: Tensor, steps: int) -> None:
+def fit_outputs(student: ShallowStudent, x: Tensor, z: Tensor, steps: int) -> None:
+    """Fit a student, from the weights it has, to outputs `(n, k)` at samples `(n, d)`, in place."""
+    with torch.no_grad():
+        (x, x_mean, x_scale), (z, z_mean, z_scale) = _standardized(x), _standardized(z)
+        if student.activation is None:
+            _solve(student, x, z)
+        else:
+            _descend(student, x, lambda outputs: (outputs - z).square().sum(1).mean(), steps)
+        student.output.weight.mul_(z_scale)
+        student.output.bias.mul_(z_scale).add_(z_mean)
+        _take_raw(student, x_mean, x_scale)
+
+
+def fit_labels(student: ShallowStudent, x: Tensor, y: Tensor, steps: int) -> None:
+    """Fit it to classes `(n,)` instead, by cross-entropy, in the same steps; 0 and 1 of one output.
+
+    A linear student, too, is trained.
+    """
+
+    def loss(outputs: Tensor) -> Tensor:
+        if outputs.shape[1] > 1:
+            return nn.functional.cross_entropy(outputs, y)
+        return nn.functional.binary_cross_entropy_with_logits(outputs[:, 0], y.to(outputs))
+
+    with torch.no_grad():
+        x, mean, scale = _standardized(x)
+        _descend(student, x, loss, steps)
+        _take_raw(student, mean, scale)
+
+
+def _take_raw(student: ShallowStudent, mean: Tensor, scale: Tensor) -> None:
+    """Make a student that was fitted to standardized samples take them as they are."""
     first = student.hidden if student.bottleneck is None else student.bottleneck
-    (x, x_mean, x_scale), (z, z_mean, z_scale) = _standardized(x), _standardized(z)
-    if student.activation is None:
-        _solve(student, x, z)
-    else:
-        _descend(student, x, z, steps)
-    first.weight.div_(x_scale)
-    shift = nn.functional.linear(x_mean, first.weight)
+    first.weight.div_(scale)
+    shift = nn.functional.linear(mean, first.weight)
     if student.bottleneck is not None:
         shift = nn.functional.linear(shift, student.hidden.weight)
     student.hidden.bias.sub_(shift)
-    student.output.weight.mul_(z_scale)
-    student.output.bias.mul_(z_scale).add_(z_mean)
 
 
 def _standardized(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -159,7 +183,9 @@ def _standardized(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return (values - mean) / scale, mean, scale
 
 
-def _descend(student: ShallowStudent, x: Tensor, z: Tensor, steps: int) -> None:
+def _descend(
+    student: ShallowStudent, x: Tensor, loss: Callable[[Tensor], Tensor], steps: int
+) -> None:
     layers = [*filter(None, [student.bottleneck, student.hidden, student.output])]
     widths = [1, *(layer.in_features for layer in layers[1:])]
     groups = [
@@ -171,7 +197,7 @@ def _descend(student: ShallowStudent, x: Tensor, z: Tensor, steps: int) -> None:
     with torch.enable_grad():
         for _ in range(steps):
             optimizer.zero_grad()
-            (student(x) - z).square().sum(1).mean().backward()
+            loss(student(x)).backward()
             optimizer.step()
             falling.step()
     optimizer.zero_grad()
@@ -204,3 +230,20 @@ def logits(network: Network, x: Tensor, chunk: int, *, centred: bool) -> Tensor:
         if centred and z.shape[1] == 1:
             raise ValueError("centred=True leaves nothing of a single output: mimic it as it is.")
         return z - z.mean(1, keepdim=True) if centred else z
+
+
+def split_samples(samples: int, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Return which samples are held out, at random, and which the student sees."""
+    if samples < 2:  # noqa: PLR2004 one for each
+        raise ValueError(
+            f"x has {samples} samples: expected at least 2, to fit a student and to test it."
+        )
+    held = min(max(round(held_out * samples), 1), samples - 1)
+    order = torch.randperm(samples, generator=Generator().manual_seed(seed))
+    return order[:held].sort().values, order[held:].sort().values
+
+
+def check_share(held_out: float) -> None:
+    """Refuse to hold out nothing or everything."""
+    if not 0 < held_out < 1:
+        raise ValueError(f"held_out={held_out}: expected a share between 0 and 1.")

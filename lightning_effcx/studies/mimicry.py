@@ -1,0 +1,158 @@
+"""Mimicry: what a study of students found, as a table, as JSON and as a figure."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Mimicry:
+    """How well one network does what the teacher does, at the samples held out.
+
+    Attributes:
+        hidden: How many hidden units the student has; `None` for the teacher.
+        parameters: How many it has; `None` for a teacher that is no module.
+        relative: That, as a share of how many the teacher has.
+        r2: Share of the spread of the teacher's logits that it explains.
+        r2_stderr: Standard error of that.
+        mse: Mean square of what it misses, over samples and logits.
+        agreement: Share of the samples for which it decides as the teacher does.
+        agreement_stderr: Standard error of that.
+        accuracy: Share of the samples for which it decides for the label.
+        accuracy_on_labels: The same, when the student is fitted to the labels.
+        error: Why one of its trainings failed, if one did.
+    """
+
+    hidden: int | None = None
+    parameters: int | None = None
+    relative: float | None = None
+    r2: float | None = None
+    r2_stderr: float | None = None
+    mse: float | None = None
+    agreement: float | None = None
+    agreement_stderr: float | None = None
+    accuracy: float | None = None
+    accuracy_on_labels: float | None = None
+    error: str = ""
+
+    def within(self, tolerance: float) -> bool:
+        """Tell whether it misses at most this share of the spread, and of the decisions."""
+        if self.r2 is None or self.agreement is None:
+            return False
+        return min(self.r2, self.agreement) >= 1 - tolerance
+
+
+@dataclass(frozen=True)
+class MimicStudy:
+    """What a study found.
+
+    Attributes:
+        table: The students, from the smallest to the largest, then the teacher.
+        tolerance: What a student may miss.
+    """
+
+    table: tuple[Mimicry, ...]
+    tolerance: float
+
+    @property
+    def size(self) -> int | None:
+        """Hidden units of the smallest student within tolerance; `None` if there is none."""
+        return next((row.hidden for row in self.students if row.within(self.tolerance)), None)
+
+    @property
+    def students(self) -> tuple[Mimicry, ...]:
+        """The rows of the students."""
+        return self.table[:-1]
+
+    @property
+    def teacher(self) -> Mimicry:
+        """The row of the teacher."""
+        return self.table[-1]
+
+    def as_table(self) -> Table:
+        """Lay it out for a terminal, the smallest student within tolerance in bold."""
+        size = self.size
+        found = f"{size} units are" if size else f"none of {len(self.students)} students is"
+        table = Table(caption=f"{found} within {self.tolerance:g} of the teacher")
+        for name in ("units", "parameters", "relative", "R²", "logit MSE", "agreement"):
+            table.add_column(name, justify="right")
+        labelled = self.teacher.accuracy is not None
+        for name in ("accuracy", "on labels") if labelled else ():
+            table.add_column(name, justify="right")
+        for row in self.table:
+            cells = [
+                "teacher" if row.hidden is None else str(row.hidden),
+                "" if row.parameters is None else str(row.parameters),
+                _shown(row.relative),
+                _shown(row.r2, row.r2_stderr, digits=4),
+                "" if row.mse is None else f"{row.mse:.3g}",
+                _shown(row.agreement, row.agreement_stderr),
+                *([_shown(row.accuracy), _shown(row.accuracy_on_labels)] if labelled else []),
+            ]
+            is_size = size is not None and row.hidden == size
+            table.add_row(*cells, style="bold" if is_size else None)
+        for column in table.columns:
+            column.no_wrap = True
+        return table
+
+    def as_json(self) -> str:
+        """Write it as JSON; what is unknown becomes null."""
+        entries = {
+            "size": self.size,
+            "tolerance": self.tolerance,
+            "table": [asdict(row) for row in self.table],
+        }
+        return json.dumps(entries, indent=2, ensure_ascii=False) + "\n"
+
+    def plot(self) -> "Figure":
+        """Draw R² and agreement, and accuracies, over the hidden units."""
+        try:
+            from matplotlib.figure import Figure  # noqa: PLC0415 not everyone has it
+        except ImportError as error:
+            raise ImportError(
+                "Plots need matplotlib, which `pip install 'lightning-effcx[plot]'` brings."
+            ) from error
+        labelled = self.teacher.accuracy is not None
+        figure = Figure((7.5 if labelled else 4, 3), layout="constrained")
+        left, *right = figure.subplots(1, 1 + labelled, squeeze=False)[0]
+        self._draw(left, {"r2": "R²", "agreement": "agreement"})
+        left.axhline(1 - self.tolerance, color="0.5", linestyle=":", label="tolerance")
+        left.set_ylim(bottom=max(left.get_ylim()[0], -0.05))  # a bad student's R² has no bound
+        left.set_title("with the teacher", fontsize="medium", loc="left")
+        for axes in right:
+            fits = {"accuracy": "fitted to logits", "accuracy_on_labels": "fitted to labels"}
+            self._draw(axes, fits)
+            axes.axhline(self.teacher.accuracy, color="0.5", linestyle=":", label="teacher")
+            axes.set_title("accuracy", fontsize="medium", loc="left")
+        for axes in (left, *right):
+            axes.legend(fontsize="small", frameon=False)
+        return figure
+
+    def _draw(self, axes: Any, curves: dict[str, str]) -> None:
+        for (name, label), colour in zip(curves.items(), ("#0072B2", "#D55E00"), strict=True):
+            points = [
+                (row.hidden, value)
+                for row in self.students
+                if (value := getattr(row, name)) is not None
+            ]
+            if points:
+                axes.plot(*zip(*points, strict=True), "o-", color=colour, label=label, ms=4)
+        sizes = [row.hidden for row in self.students]
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sizes, [str(size) for size in sizes], fontsize="small")
+        axes.minorticks_off()
+        axes.set_xlabel("hidden units", fontsize="small")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", alpha=0.3)
+        axes.tick_params(labelsize="small")
+
+
+def _shown(value: float | None, stderr: float | None = None, digits: int = 3) -> str:
+    if value is None:
+        return ""
+    return f"{value:.{digits}f}" + ("" if stderr is None else f" ± {stderr:.{digits}f}")
