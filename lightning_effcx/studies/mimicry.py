@@ -74,6 +74,11 @@ class MimicStudy:
         """The row of the teacher."""
         return self.table[-1]
 
+    @property
+    def failures(self) -> tuple[Mimicry, ...]:
+        """The rows of the students of which a training failed."""
+        return tuple(row for row in self.students if row.error)
+
     def as_table(self) -> Table:
         """Lay it out for a terminal, the smallest student within tolerance in bold."""
         size = self.size

@@ -205,6 +205,7 @@ def test_a_training_that_fails_is_told_in_its_row(taught, monkeypatch):
     monkeypatch.setattr("lightning_effcx.studies.mimic.fit_outputs", fail)
     study = mimic(*taught, **FEW, tolerance=0.99)
     small, large = study.students
+    assert study.failures == (small,)
     assert small.error.startswith("MemoryError: too large")
     assert (small.r2, small.parameters, large.error) == (None, None, "")
     assert small.accuracy_on_labels is not None
