@@ -21,6 +21,7 @@ __all__ = [
     "LightningModule",
     "Trainer",
     "averaged",
+    "package_of",
     "rank_zero_info",
     "rank_zero_warn",
     "step_of",
@@ -84,6 +85,18 @@ def averaged(
     finally:
         for callback in averaging:
             callback.on_validation_epoch_end(trainer, pl_module)
+
+
+def package_of(module: LightningModule) -> ModuleType:
+    """Return the package whose Trainer takes a module."""
+    names = {name for kind in type(module).__mro__ for name in _NAMES if _is_in(kind, name)}
+    if not names:
+        raise TypeError(f"there is a {type(module).__name__}, expected a LightningModule.")
+    return sys.modules[names.pop()]
+
+
+def _is_in(kind: type, name: str) -> bool:
+    return kind.__name__ == "LightningModule" and kind.__module__.startswith(f"{name}.")
 
 
 def step_of(trainer: Trainer) -> int:

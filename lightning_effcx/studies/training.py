@@ -1,0 +1,151 @@
+"""Training: the user's Lightning code, run on some of the samples, and the errors it ends with."""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
+
+from lightning_effcx.callbacks.hosts import LightningModule, Trainer, package_of
+from lightning_effcx.metrics.training_error import TrainingError
+from lightning_effcx.observe import observing
+from lightning_effcx.studies.jobs import Job
+from lightning_effcx.studies.noise import noisy_labels
+
+MakeModule: TypeAlias = Callable[[], LightningModule]
+MakeTrainer: TypeAlias = Callable[[], Trainer]
+Data: TypeAlias = tuple[Tensor, Tensor] | Dataset[Any]
+
+_OF_NO_ACCOUNT = (  # advice on what is as it is meant to be
+    "The '.*' does not have many workers",
+    "You defined a `validation_step` but have no `val_dataloader`",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Inputs with their classes, in memory.
+
+    Attributes:
+        x: `(n, ...)`.
+        classes: `(n,)`, whole numbers.
+        form: An empty tensor `(0, ...)` of the form in which trainings get labels.
+    """
+
+    x: Tensor
+    classes: Tensor
+    form: Tensor
+
+    @classmethod
+    def of(cls, data: Data) -> "Samples":
+        """Read all of what `TrainingError` takes, once."""
+        read = TrainingError(data)
+        y = data[1] if isinstance(data, tuple) else default_collate([data[0][1]])
+        return cls(read.x.cpu(), read.y.cpu(), y[:0].detach().cpu())
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def labels(self, classes: Tensor) -> Tensor:
+        """Give classes the form of the labels that were read, `(n, ...)`."""
+        return classes.to(self.form.dtype).reshape(len(classes), *self.form.shape[1:])
+
+
+@dataclass(frozen=True, eq=False)
+class SubsampleTraining:
+    """The work of a job: train on `n` random samples; return the errors there and on test samples.
+
+    Args:
+        make_module: Makes the module; everything random is seeded by then.
+        make_trainer: Makes its Trainer; `None` for a quiet one, `quiet_trainer`.
+        samples: From which each job draws its own, without replacement.
+        test: On which to measure too, or `None`.
+        label_noise: The probability of each sample's label to be wrong.
+        batch_size: Of the training.
+        seed: Of the study. It and the repeat decide which labels are wrong, so that in one repeat
+            a sample has the same label in trainings of all sizes.
+        network: What to evaluate, `(module, x) -> (n, k)`; `None` for the module itself.
+        threshold: As in `TrainingError`.
+    """
+
+    make_module: MakeModule
+    make_trainer: MakeTrainer | None
+    samples: Samples
+    test: Samples | None
+    label_noise: float
+    batch_size: int
+    seed: int
+    network: Callable[[Any, Tensor], Tensor] | None
+    threshold: float
+
+    def __call__(self, job: Job) -> dict[str, float]:
+        """Run the job, whose arguments are `n` and `repeat`."""
+        x, classes = self.drawn(job)
+        with _quiet():
+            module = self.make_module()
+            trainer = self.make_trainer() if self.make_trainer else quiet_trainer(module)
+            trainer.fit(module, self._batches(x, self.samples.labels(classes)))  # type: ignore[arg-type]
+        errors = {"train_error": self._error(module, x, classes)}
+        if self.test:
+            errors["test_error"] = self._error(module, self.test.x, self.test.classes)
+        return errors
+
+    def drawn(self, job: Job) -> tuple[Tensor, Tensor]:
+        """Return the inputs and the classes, wrong ones included, that a job trains on."""
+        order = torch.randperm(len(self.samples), generator=Generator().manual_seed(job.seed))
+        chosen = order[: job.arguments["n"]]
+        noise = Job.of(f"noise/repeat={job.arguments['repeat']}", {}, seed=self.seed).seed
+        classes = noisy_labels(
+            self.samples.classes, self.label_noise, Generator().manual_seed(noise)
+        )
+        return self.samples.x[chosen], classes[chosen]
+
+    def _batches(self, x: Tensor, y: Tensor) -> DataLoader[Any]:
+        # BatchNorm refuses a batch of one sample: where one would be left over, it waits for
+        # another epoch.
+        lonely = self.batch_size > 1 and len(x) > 1 and len(x) % self.batch_size == 1
+        return DataLoader(TensorDataset(x, y), self.batch_size, shuffle=True, drop_last=lonely)
+
+    def _error(self, module: Any, x: Tensor, classes: Tensor) -> float:
+        error = TrainingError((x, classes), threshold=self.threshold)
+        network = partial(self.network, module) if self.network else module
+        with observing(module):
+            error.update(network, x[:1].to(module.device))
+        return float(error.compute()[error.name])
+
+
+def quiet_trainer(module: LightningModule, **options: Any) -> Trainer:
+    """Make a Trainer of the module's own package that writes and shows nothing, for 100 epochs.
+
+    Args:
+        module: What it is for.
+        **options: Of the Trainer, such as `max_epochs`.
+    """
+    options = {"max_epochs": 100, "logger": False, "enable_checkpointing": False} | options
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False}
+    return package_of(module).Trainer(**quiet | options)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning from greeting at each of many trainings; what goes wrong it still says."""
+    logs = [logging.getLogger(name) for name in ("lightning.pytorch", "pytorch_lightning")]
+    levels = [log.level for log in logs]
+    try:
+        for log in logs:
+            log.setLevel(max(log.level, logging.WARNING))
+        with warnings.catch_warnings():
+            for message in _OF_NO_ACCOUNT:
+                warnings.filterwarnings("ignore", message)
+            # What Lightning is warned of would be said again at each training.
+            warnings.filterwarnings("ignore", ".* is deprecated", module="(pytorch_)?lightning[.]")
+            yield
+    finally:
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
