@@ -92,7 +92,7 @@ def test_a_training_that_failed_is_said_on_stderr(capsys, monkeypatch):
     def fail(*args):
         raise MemoryError("too large")
 
-    monkeypatch.setattr("lightning_effcx.studies.mimic.fit_outputs", fail)
+    monkeypatch.setattr(sys.modules["lightning_effcx.studies.mimic"], "fit_outputs", fail)
     assert mimic("made") == 0
     assert "effcx: 8 units: MemoryError: too large" in capsys.readouterr().err
 

@@ -46,6 +46,6 @@ def test_the_pictures_are_there_and_small():
 
 
 def test_the_code_is_python():
-    assert len(blocks("python")) == 4
+    assert len(blocks("python")) == 5
     for block in blocks("python"):
         ast.parse(block)

@@ -1,4 +1,5 @@
 import json
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields, replace
 from multiprocessing import get_context
@@ -36,7 +37,7 @@ def taught():
 @pytest.fixture
 def fittings(monkeypatch):
     """Which fits were made: hidden units, on what."""
-    from lightning_effcx.studies import mimic as module  # noqa: PLC0415
+    module = sys.modules[mimic.__module__]  # whose name is also the function's
 
     made = []
     for name in ("fit_outputs", "fit_labels"):
@@ -202,7 +203,7 @@ def test_a_training_that_fails_is_told_in_its_row(taught, monkeypatch):
         if student.hidden.out_features == 2:
             raise MemoryError("too large")
 
-    monkeypatch.setattr("lightning_effcx.studies.mimic.fit_outputs", fail)
+    monkeypatch.setattr(sys.modules[mimic.__module__], "fit_outputs", fail)
     study = mimic(*taught, **FEW, tolerance=0.99)
     small, large = study.students
     assert study.failures == (small,)
