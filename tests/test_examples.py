@@ -58,3 +58,13 @@ def test_overfitting_moons_ends_with_the_table_and_the_figure(run, tmp_path, cap
         assert row in printed
     assert str(figure) in printed.replace("\n", "")
     assert 5_000 < figure.stat().st_size < 200_000
+
+
+def test_shallow_mimic_ends_with_the_table_and_the_figure(run, tmp_path, capsys):
+    figure = tmp_path / "mimic.png"
+    assert run("shallow_mimic.py", "--epochs=1", "--steps=2", f"--figure={figure}") == 0
+    printed = capsys.readouterr().out
+    for word in ("on labels", "256", "teacher", "of the teacher"):
+        assert word in printed
+    assert str(figure) in printed.replace("\n", "")
+    assert 5_000 < figure.stat().st_size < 200_000

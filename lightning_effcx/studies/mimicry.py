@@ -84,7 +84,7 @@ class MimicStudy:
         size = self.size
         found = f"{size} units are" if size else f"none of {len(self.students)} students is"
         table = Table(caption=f"{found} within {self.tolerance:g} of the teacher")
-        for name in ("units", "parameters", "relative", "R²", "logit MSE", "agreement"):
+        for name in ("units", "parameters", "relative", "R²", "MSE", "agreement"):
             table.add_column(name, justify="right")
         labelled = self.teacher.accuracy is not None
         for name in ("accuracy", "on labels") if labelled else ():
@@ -94,7 +94,7 @@ class MimicStudy:
                 "teacher" if row.hidden is None else str(row.hidden),
                 "" if row.parameters is None else str(row.parameters),
                 _shown(row.relative),
-                _shown(row.r2, row.r2_stderr, digits=4),
+                _shown(row.r2, row.r2_stderr),
                 "" if row.mse is None else f"{row.mse:.3g}",
                 _shown(row.agreement, row.agreement_stderr),
                 *([_shown(row.accuracy), _shown(row.accuracy_on_labels)] if labelled else []),
@@ -157,7 +157,7 @@ class MimicStudy:
         axes.tick_params(labelsize="small")
 
 
-def _shown(value: float | None, stderr: float | None = None, digits: int = 3) -> str:
+def _shown(value: float | None, stderr: float | None = None) -> str:
     if value is None:
         return ""
-    return f"{value:.{digits}f}" + ("" if stderr is None else f" ± {stderr:.{digits}f}")
+    return f"{value:.3f}" + ("" if stderr is None else f" ± {stderr:.3f}")

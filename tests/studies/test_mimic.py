@@ -226,10 +226,10 @@ def test_it_leaves_no_trace(taught):
 def test_the_table_has_a_line_for_each_network_and_its_columns(taught):
     study = mimic(*taught, **FEW)
     _, head, _, small, large, teacher, *_, caption = lines(study)
-    names = ["units", "parameters", "relative", "R²", "logit MSE", "agreement", "accuracy"]
+    names = ["units", "parameters", "relative", "R²", "MSE", "agreement", "accuracy"]
     assert [name.strip() for name in head.strip("┃").split("┃")] == [*names, "on labels"]
     assert [line.split()[1] for line in (small, large, teacher)] == ["2", "8", "teacher"]
-    assert f"{study.students[0].r2:.4f} ± {study.students[0].r2_stderr:.4f}" in small
+    assert f"{study.students[0].r2:.3f} ± {study.students[0].r2_stderr:.3f}" in small
     assert "none of 2 students is within 0.05 of the teacher" in caption
     assert "8 units are within" in lines(replace(study, tolerance=0.9999))[-1]
     unlabelled = lines(mimic(*taught, **FEW, labels=False))
