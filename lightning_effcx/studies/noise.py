@@ -18,7 +18,7 @@ def noisy_labels(labels: Tensor, noise: float, generator: Generator) -> Tensor:
 
     Example:
         >>> noisy_labels(torch.tensor([0, 1, 2, 1]), 1.0, Generator().manual_seed(0))
-        tensor([1, 2, 1, 0])
+        tensor([2, 0, 0, 2])
     """
     classes, which = labels.unique(return_inverse=True)
     if noise and len(classes) < 2:  # noqa: PLR2004 another one is needed
