@@ -2,10 +2,12 @@
 
 import argparse
 import sys
+import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from inspect import Parameter, signature
 from multiprocessing import get_context
 from pathlib import Path
 from pkgutil import resolve_name
@@ -24,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         arguments.run(arguments)
-    except (ImportError, OSError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
         sys.stderr.write(f"effcx: {error}\n")
         return 2
     return 0
@@ -58,60 +60,115 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--json", type=Path, metavar="FILE", help="write the table as JSON too")
     compare.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the curves too")
     compare.set_defaults(run=_compare)
+    _add_emc(commands)
+    _add_descent(commands)
     _add_mimic(commands)
     return parser
 
 
-def _add_mimic(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    mimic = commands.add_parser(
+def _add_emc(commands: Any) -> None:
+    emc = _add_study(
+        commands,
+        "emc",
+        "effective_model_complexity",
+        help="find how many samples your training fits",
+        description="Train your module on more and more samples, several times each, to find the "
+        "largest number that it fits: its effective model complexity.",
+        example="{'make_module': Classifier, 'dataset': (x, y), 'test': (x_test, y_test)}",
+    )
+    _add_trainings(emc)
+    emc.add_argument(
+        "--sizes", type=_sizes, metavar="N,N,...", help="numbers of samples; default: refined"
+    )
+
+
+def _add_descent(commands: Any) -> None:
+    descent = _add_study(
+        commands,
+        "descent",
+        "double_descent",
+        help="find where the test error of wider or longer trainings peaks",
+        description="Train your module in several widths, or for several numbers of epochs, to "
+        "find where the test error peaks: where the effective model complexity is about the number "
+        "of samples at hand.",
+        example="{'make_module': {8: Narrow, 64: Wide}, 'dataset': (x, y), 'test': (x_test, "
+        "y_test), 'samples': 200, 'along': 'width'}",
+    )
+    _add_trainings(descent)
+    descent.add_argument("--samples", type=int, metavar="N", help="how many samples are at hand")
+
+
+def _add_trainings(parser: argparse.ArgumentParser) -> None:
+    """Add the options of studies that train the user's module."""
+    add = parser.add_argument
+    add("--epsilon", type=float, metavar="E", help="the training error allowed; default 0.1")
+    add("--repeats", type=int, metavar="N", help="trainings of each size; default 3")
+    add("--label-noise", type=float, metavar="P", help="share of labels made wrong; default 0.0")
+    add("--batch-size", type=int, metavar="N", help="of the trainings; default 64")
+    add("--threads", type=int, metavar="N", help="of each training; default 1")
+
+
+def _add_mimic(commands: Any) -> None:
+    mimic = _add_study(
+        commands,
+        "mimic",
         "mimic",
         help="find the smallest shallow network that does what yours does",
         description="Fit shallow students of several sizes to the logits of a network, and to the "
         "labels, and set them side by side with it.",
+        example="{'network': network, 'dataset': (x, y), 'held_out': (x_test, y_test)}",
     )
-    mimic.add_argument(
-        "factory",
-        metavar="PACKAGE.MODULE:FACTORY",
-        help="a function without arguments that returns (network, dataset), or (network, dataset, "
-        "held_out) with samples that neither students nor network have seen: the network trained, "
-        "the dataset of pairs (x, y), or a tuple of tensors. Modules are also found in the "
-        "current folder.",
-    )
-    mimic.add_argument(
+    add = mimic.add_argument
+    add(
         "--students",
         type=_sizes,
-        default=(8, 16, 32, 64, 128, 256),
         metavar="N,N,...",
-        help="hidden units of each student (8,16,32,64,128,256)",
+        help="hidden units of each student; default 8,16,32,64,128,256",
     )
-    mimic.add_argument("--bottleneck", type=int, metavar="K", help="width of a linear layer before")
-    mimic.add_argument("--activation", default="relu", help="relu, tanh or linear (%(default)s)")
-    mimic.add_argument(
+    add("--bottleneck", type=int, metavar="K", help="width of a linear layer before; default None")
+    add("--activation", metavar="NAME", help="relu, tanh or linear; default relu")
+    add(
         "--tolerance",
         type=float,
-        default=0.05,
         metavar="SHARE",
-        help="of the logits' spread and of the decisions that a student may miss (%(default)s)",
+        help="of the logits' spread and of the decisions that a student may miss; default 0.05",
     )
-    mimic.add_argument("--steps", type=int, default=500, help="of each training (%(default)s)")
-    mimic.add_argument(
+    add("--steps", type=int, metavar="N", help="of each training; default 500")
+    add(
         "--held-out",
         type=float,
-        default=0.25,
         metavar="SHARE",
-        help="of the samples, where the factory returns no others (%(default)s)",
+        help="of the samples that the students do not see; default 0.25",
     )
-    mimic.add_argument("--no-labels", action="store_true", help="fit to logits alone")
-    mimic.add_argument("--seed", type=int, default=0, help="(%(default)s)")
-    mimic.add_argument(
-        "--processes", type=int, default=0, metavar="N", help="train in so many others at once"
+    add(
+        "--no-labels",
+        dest="labels",
+        action="store_false",
+        help="fit to the logits alone, not to the labels too",
     )
-    mimic.add_argument(
-        "--folder", type=Path, metavar="DIR", help="keep results there; go on if it was stopped"
+
+
+def _add_study(
+    commands: Any, name: str, function: str, example: str, **said: str
+) -> argparse.ArgumentParser:
+    """Add a command that calls a study, with the options that all studies have."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=said["help"],
+        description=f"{said['description']} FACTORY takes no arguments and returns a dictionary of "
+        f"those of lightning_effcx.studies.{function}, such as {example}. Options given here go "
+        "before those of the dictionary. Modules are also found in the current folder.",
+        argument_default=argparse.SUPPRESS,  # so that only those that are given do
     )
-    mimic.add_argument("--json", type=Path, metavar="FILE", help="write the table as JSON too")
-    mimic.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it over the sizes too")
-    mimic.set_defaults(run=_mimic)
+    parser.add_argument("factory", metavar="PACKAGE.MODULE:FACTORY", help="what is studied")
+    add = parser.add_argument
+    add("--seed", type=int, metavar="N", help="of the study; default 0")
+    add("--folder", type=Path, metavar="DIR", help="keep results there, and go on from there")
+    add("--processes", type=int, default=0, metavar="N", help="train in so many others at once")
+    add("--json", type=Path, default=None, metavar="FILE", help="write what was found as JSON too")
+    add("--plot", type=Path, default=None, metavar="FILE.png", help="draw it too")
+    parser.set_defaults(run=_study, study=function)
+    return parser
 
 
 def _sizes(text: str) -> tuple[int, ...]:
@@ -130,7 +187,8 @@ def _compare(arguments: argparse.Namespace) -> None:
 
     _check_folders(arguments)
     if arguments.plot:
-        from lightning_effcx.compare.plots import plot_runs, save_plot  # noqa: PLC0415
+        from lightning_effcx.compare.plots import plot_runs  # noqa: PLC0415
+        from lightning_effcx.figures import save_figure  # noqa: PLC0415
     with _plain_warnings():
         runs = load_runs(arguments.folder)
     if not runs:
@@ -145,63 +203,73 @@ def _compare(arguments: argparse.Namespace) -> None:
     if arguments.json:
         _write(arguments.json, renderings.as_json(comparison))
     if arguments.plot:
-        save_plot(plot_runs(comparison), arguments.plot)
+        save_figure(plot_runs(comparison), arguments.plot)
         _say_written(arguments.plot)
 
 
-def _mimic(arguments: argparse.Namespace) -> None:
-    from lightning_effcx.compare.renderings import width_of  # noqa: PLC0415
-
+def _study(arguments: argparse.Namespace) -> None:
     _check_folders(arguments)
     if arguments.plot:
-        from lightning_effcx.compare.plots import save_plot  # noqa: PLC0415
-    network, dataset, *held_out = _made(arguments.factory)
-    # By its name, for the annex knows nothing of torch.
-    mimic = resolve_name("lightning_effcx.studies.mimic:mimic")
+        from lightning_effcx.figures import save_figure  # noqa: PLC0415
+    from lightning_effcx import studies  # noqa: PLC0415
+    from lightning_effcx.compare.renderings import width_of  # noqa: PLC0415
+
+    study = getattr(studies, arguments.study)
+    given = _given(arguments, signature(study).parameters)
     with _processes(arguments.processes) as executor:
-        study = mimic(
-            network,
-            dataset,
-            students=arguments.students,
-            bottleneck=arguments.bottleneck,
-            activation=arguments.activation,
-            tolerance=arguments.tolerance,
-            steps=arguments.steps,
-            held_out=held_out[0] if held_out else arguments.held_out,
-            labels=not arguments.no_labels,
-            executor=executor,
-            seed=arguments.seed,
-            folder=arguments.folder,
-        )
-    table = study.as_table()
+        found = study(**given | ({"executor": executor} if executor else {}))
+    table = found.as_table()
     Console(width=width_of(table)).print(table)
-    for row in study.failures:
-        sys.stderr.write(f"effcx: {row.hidden} units: {row.error}\n")
+    for key, error in found.failures.items():
+        sys.stderr.write(f"warning: {key} failed: {error.splitlines()[0]}\n")
     if arguments.json:
-        _write(arguments.json, study.as_json())
+        _write(arguments.json, found.as_json())
     if arguments.plot:
-        save_plot(study.plot(), arguments.plot)
+        save_figure(found.plot(), arguments.plot)
         _say_written(arguments.plot)
 
 
-def _made(name: str) -> tuple[Any, ...]:
-    """Call a factory given by name, and return the network, the dataset, and what else it made."""
-    sys.path.insert(0, "")  # as `python -m` does
+def _given(arguments: argparse.Namespace, taken: Mapping[str, Parameter]) -> dict[str, Any]:
+    """Return the arguments of a study: those that the factory made, and the options."""
+    name = arguments.factory
+    made = _made(name)
+    if not isinstance(made, Mapping):
+        raise ValueError(  # noqa: TRY004 as for all that users write
+            f"{name} returned a {type(made).__name__}, expected a dictionary of the study's "
+            "arguments."
+        )
+    if unknown := [key for key in made if key not in taken]:
+        raise ValueError(
+            f"{name} returned a dictionary with {unknown[0]!r}, expected some of "
+            f"{', '.join(taken)}."
+        )
+    given = {**made, **{key: value for key, value in vars(arguments).items() if key in taken}}
+    needed = [key for key, parameter in taken.items() if parameter.default is parameter.empty]
+    if lacking := [key for key in needed if key not in given]:
+        raise ValueError(
+            f"{name} returned a dictionary without {lacking[0]!r}, expected {', '.join(needed)} "
+            "in it."
+        )
+    return given
+
+
+def _made(name: str) -> Any:
+    """Call a factory given by name."""
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # as for `python -m`; other processes import it too
     try:
         factory = resolve_name(name)
+        if not callable(factory):
+            raise ValueError(f"a {type(factory).__name__} cannot be called")  # noqa: TRY301, TRY004
     except (AttributeError, ImportError, ValueError) as error:
         raise ValueError(
-            f"There is no {name!r} ({error}): expected package.module:factory."
+            f"There is no {name!r} ({error}): expected PACKAGE.MODULE:FACTORY."
         ) from error
-    finally:
-        sys.path.remove("")
-    made = factory()
-    if not isinstance(made, tuple) or len(made) not in {2, 3}:
-        raise ValueError(
-            f"{name} returned a {type(made).__name__}, expected (network, dataset), or "
-            "(network, dataset, held_out)."
-        )
-    return made
+    try:
+        return factory()
+    except Exception as error:
+        traceback.print_exc()
+        raise ValueError(f"{name} failed, as told above, with {error!r}.") from error
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Training procedures whose effective model complexity is known, importable by other processes."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -51,6 +52,21 @@ class LeastSquares(ByHand):
 
     def forward(self, x):
         return (x.double() @ self.solution)[:, None]
+
+
+class Projected(ByHand):
+    """Answers the sign of the least-squares solution in the first few dimensions."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.width = width
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        self.solution = torch.linalg.pinv(x[:, : self.width].double()) @ (2 * y.double() - 1)
+
+    def forward(self, x):
+        return (x[:, : self.width].double() @ self.solution)[:, None]
 
 
 class Failing(Majority):
@@ -114,3 +130,27 @@ def trainer(epochs=1):
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def study():
+    """Make what `effcx emc` takes."""
+    x = torch.randn(24, 6, generator=torch.Generator().manual_seed(0))
+    y = (x[:, 0] > 0).long()
+    return {
+        "make_module": Majority,
+        "dataset": (x[:16], y[:16]),
+        "test": (x[16:], y[16:]),
+        "make_trainer": trainer,
+        "repeats": 8,
+        "batch_size": 512,
+        "progress": False,
+    }
+
+
+def failing_study():
+    return study() | {"make_module": Failing}
+
+
+def descent():
+    """Make what `effcx descent` takes."""
+    return study() | {"make_module": {4: partial(Projected, 4), 2: partial(Projected, 2)}}

@@ -2,25 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from io import BytesIO
 from math import ceil
-from pathlib import Path
 
 from lightning_effcx.compare.groups import Group
 from lightning_effcx.compare.runs import Run
 from lightning_effcx.compare.tables import Comparison, mean_of, spread_of
+from lightning_effcx.figures import COLOURS, Axes, Figure, simplify
 
-try:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from PIL import Image  # comes with matplotlib
-except ImportError as error:
-    raise ImportError(
-        "Plots need matplotlib, which `pip install 'lightning-effcx[plot]'` brings."
-    ) from error
-
-# Okabe & Ito's palette, which colour-blind readers can tell apart, without its yellow (too light).
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("-", "--", ":", "-.")  # once the colours are used up
 _PANEL = (3.4, 2.5)  # inches
 _ACROSS = 4  # panels at most
@@ -61,19 +49,6 @@ def plot_runs(comparison: Comparison) -> Figure:
     return figure
 
 
-def save_plot(figure: Figure, file: Path) -> None:
-    """Save a figure in the format of the file's suffix, PNG if it has none."""
-    form = file.suffix.removeprefix(".").lower() or "png"
-    picture = BytesIO()
-    figure.savefig(picture, format=form)
-    if form == "png":
-        # 256 colours look the same as millions here, in a third of the bytes.
-        with Image.open(picture) as image:
-            image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, format=form)
-    else:
-        file.write_bytes(picture.getvalue())
-
-
 def _legend_columns(groups: Sequence[Group], width: float) -> int:
     longest = max(len(group.label) for group in groups) + 6  # the line before the label
     return min(len(groups), max(1, int(width * _LETTERS_PER_INCH / longest)))
@@ -82,17 +57,15 @@ def _legend_columns(groups: Sequence[Group], width: float) -> int:
 def _draw(axes: Axes, groups: Sequence[Group], tag: str) -> None:
     """Draw one panel; a group without the curve has an empty line, for the legend."""
     for place, group in enumerate(groups):
-        colour = _COLOURS[place % len(_COLOURS)]
-        dashes = _DASHES[place // len(_COLOURS) % len(_DASHES)]
+        colour = COLOURS[place % len(COLOURS)]
+        dashes = _DASHES[place // len(COLOURS) % len(_DASHES)]
         steps, means, spreads = _average(group.runs, tag)
         marker = "o" if len(steps) == 1 else ""  # a line of one point cannot be seen
         axes.plot(steps, means, dashes, color=colour, marker=marker, label=group.label)
         lower = [mean - spread for mean, spread in zip(means, spreads, strict=True)]
         upper = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
         axes.fill_between(steps, lower, upper, color=colour, alpha=0.2, linewidth=0)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.3)
-    axes.tick_params(labelsize="small")
+    simplify(axes)
 
 
 def _average(runs: Sequence[Run], tag: str) -> tuple[list[int], list[float], list[float]]:

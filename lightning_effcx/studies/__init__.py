@@ -1,6 +1,8 @@
 """Studies: measures that need many trainings, run over the user's own Lightning code."""
 
-from lightning_effcx.studies.emc import EMCRow, EMCStudy, effective_model_complexity
+from lightning_effcx.studies.complexity import EMCRow, EMCStudy
+from lightning_effcx.studies.descent import DescentStudy, double_descent
+from lightning_effcx.studies.emc import effective_model_complexity
 from lightning_effcx.studies.executor import run_jobs
 from lightning_effcx.studies.jobs import Job, Row
 from lightning_effcx.studies.mimic import mimic
@@ -8,12 +10,14 @@ from lightning_effcx.studies.mimicry import MimicStudy
 from lightning_effcx.studies.records import Study
 
 __all__ = [
+    "DescentStudy",
     "EMCRow",
     "EMCStudy",
     "Job",
     "MimicStudy",
     "Row",
     "Study",
+    "double_descent",
     "effective_model_complexity",
     "mimic",
     "run_jobs",

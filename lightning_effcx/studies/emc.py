@@ -15,20 +15,19 @@ Data Hurt", ICLR 2020.
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
-from math import isfinite, sqrt
+from math import sqrt
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from torch import Tensor
 
-from lightning_effcx.metrics.emc import EMC, check_epsilon, observed_emc
+from lightning_effcx.metrics.emc import check_epsilon
+from lightning_effcx.studies.complexity import EMCStudy
+from lightning_effcx.studies.digests import digest_of
 from lightning_effcx.studies.executor import run_jobs
 from lightning_effcx.studies.jobs import Job, Row
-from lightning_effcx.studies.records import Study
+from lightning_effcx.studies.records import Study, conclude
 from lightning_effcx.studies.training import (
     Data,
     MakeModule,
@@ -39,61 +38,6 @@ from lightning_effcx.studies.training import (
 
 _APART = sqrt(2)  # sizes of the grid are at least that factor apart,
 _FINE = 1.1  # and neighbours of the complexity at most that one, after refinement
-_BARS = 3  # standard errors: many neighbours are compared
-
-
-@dataclass(frozen=True)
-class EMCRow:
-    """What came of the trainings on `n` samples.
-
-    Attributes:
-        n: The number of samples.
-        train_error: The mean error on the samples of the training itself.
-        train_stderr: Its standard error over repeats; `None` without a repeat.
-        test_error: The mean error on the test samples; `None` without such.
-        test_stderr: Its standard error over repeats; `None` without a repeat.
-        repeats: How many trainings there were; those that failed do not count.
-    """
-
-    n: int
-    train_error: float
-    train_stderr: float | None
-    test_error: float | None
-    test_stderr: float | None
-    repeats: int
-
-    @property
-    def bar(self) -> float:
-        """How far `train_error` may be off: few repeats may agree by chance, samples less so."""
-        share = sqrt(self.train_error * (1 - self.train_error) / (self.n * self.repeats))
-        return _BARS * max(share, self.train_stderr or 0)
-
-
-@dataclass(frozen=True)
-class EMCStudy:
-    """The effective model complexity of a training procedure, and the trainings that show it.
-
-    Attributes:
-        emc: The largest size whose mean training error is at most epsilon; 0 where there is none.
-        interval: The next smaller size that was observed, or 0, and the next larger, or `None`.
-        epsilon: Up to which error samples count as fitted.
-        table: What came of each size, ascending.
-        monotone: Whether the training errors rise with the size, within their error bars. Where
-            they do not, sizes beyond the complexity may be fitted again.
-        failures: The trainings that failed. Sizes of which all did are not in the table.
-    """
-
-    emc: int
-    interval: tuple[int, int | None]
-    epsilon: float
-    table: tuple[EMCRow, ...]
-    monotone: bool
-    failures: tuple[Row, ...]
-
-    @property
-    def censored(self) -> bool:
-        """Whether the largest size is still fitted, so that the true value may be any larger."""
-        return self.interval[1] is None
 
 
 def effective_model_complexity(  # noqa: PLR0913 all by name
@@ -102,6 +46,7 @@ def effective_model_complexity(  # noqa: PLR0913 all by name
     *,
     epsilon: float = 0.1,
     sizes: Sequence[int] | None = None,
+    including: Sequence[int] = (),
     repeats: int = 3,
     label_noise: float = 0.0,
     make_trainer: MakeTrainer | None = None,
@@ -130,6 +75,7 @@ def effective_model_complexity(  # noqa: PLR0913 all by name
             refined between the complexity and the next larger one until they are a tenth apart,
             unless the training errors fall with the size by more than their error bars: bisection
             would be no search then.
+        including: More sizes to train on, such as that of the samples at hand.
         repeats: How many trainings of each size, each on samples of its own.
         label_noise: The probability of a label to be replaced by another class, drawn once for
             each sample and repeat.
@@ -151,7 +97,9 @@ def effective_model_complexity(  # noqa: PLR0913 all by name
     """
     check_epsilon(epsilon)
     samples = Samples.of(dataset)
-    grid = _default_sizes(len(samples)) if sizes is None else _checked(sizes, len(samples))
+    grid = _checked(
+        [*(_default_sizes(len(samples)) if sizes is None else sizes), *including], len(samples)
+    )
     if repeats < 1:
         raise ValueError(f"repeats={repeats}: expected at least 1.")
     if not 0 <= label_noise <= 1:
@@ -182,12 +130,14 @@ def effective_model_complexity(  # noqa: PLR0913 all by name
         )
 
     rows = train(grid)
-    found = _study(rows, epsilon)
+    found = EMCStudy.of(rows, epsilon)
     while sizes is None and (between := _between(found)):
         rows += train([between])
-        found, before = _study(rows, epsilon), found
+        found, before = EMCStudy.of(rows, epsilon), found
         if len(found.table) == len(before.table):  # all trainings failed
             break
+    if folder is not None:
+        conclude(folder, found.as_json())
     return found
 
 
@@ -222,57 +172,9 @@ def _between(found: EMCStudy) -> int | None:
     return round(sqrt(lower * upper)) if upper > lower + 1 else None
 
 
-def _study(rows: Sequence[Row], epsilon: float) -> EMCStudy:
-    """Gather the rows of all trainings."""
-    failures = tuple(row for row in rows if row.error)
-    fine = [row for row in rows if not row.error]
-    if not fine:
-        raise RuntimeError(f"all {len(rows)} trainings failed, the first with: {rows[0].error}")
-    found = observed_emc(
-        [row.job.arguments["n"] for row in fine],
-        [row.values["train_error"] for row in fine],
-        epsilon=epsilon,
-    )
-    table = _table(found, fine)
-    return EMCStudy(
-        emc=found.emc,
-        interval=(found.lower, found.upper),
-        epsilon=epsilon,
-        table=table,
-        monotone=_rises(table),
-        failures=failures,
-    )
-
-
-def _table(found: EMC, rows: Sequence[Row]) -> tuple[EMCRow, ...]:
-    columns = (found.sizes, found.errors, found.stderrs, found.repeats)
-    table = []
-    for n, error, stderr, repeats in zip(*(column.tolist() for column in columns), strict=True):
-        here = [row.values for row in rows if row.job.arguments["n"] == n]
-        tests = [values["test_error"] for values in here if "test_error" in values]
-        table.append(
-            EMCRow(
-                n=n,
-                train_error=error,
-                train_stderr=stderr if isfinite(stderr) else None,
-                test_error=fmean(tests) if tests else None,
-                test_stderr=stdev(tests) / sqrt(len(tests)) if len(tests) > 1 else None,
-                repeats=repeats,
-            )
-        )
-    return tuple(table)
-
-
-def _rises(table: Sequence[EMCRow]) -> bool:
-    """Tell whether no error is clearly below that of the next smaller size."""
-    return all(
-        right.train_error >= left.train_error - sqrt(left.bar**2 + right.bar**2)
-        for left, right in pairwise(table)
-    )
-
-
 def _identity(work: SubsampleTraining) -> Study:
     """Say what the trainings of a folder share; epsilon, sizes and repeats may change."""
+    known = [work.samples, *([work.test] if work.test else [])]
     return Study(
         "emc",
         {
@@ -282,6 +184,7 @@ def _identity(work: SubsampleTraining) -> Study:
             "threshold": work.threshold,
             "samples": len(work.samples),
             "test_samples": len(work.test) if work.test else 0,
+            "data": digest_of(tensor for samples in known for tensor in vars(samples).values()),
             "label_noise": work.label_noise,
             "batch_size": work.batch_size,
             "seed": work.seed,

@@ -7,7 +7,6 @@ read wherever they run.
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self, TypeAlias
@@ -20,6 +19,7 @@ from lightning_effcx.decisions import decisions
 from lightning_effcx.metrics.mimic import Fidelity, fidelity
 from lightning_effcx.metrics.student import check_share, logits, split_samples
 from lightning_effcx.observe import Network, observing
+from lightning_effcx.studies.digests import digest_of
 
 Samples: TypeAlias = Dataset[Any] | tuple[Tensor, ...]
 """A dataset of `(x, y)`, or of x alone, or tensors of all of them."""
@@ -74,11 +74,7 @@ class Lesson:
     @property
     def digest(self) -> str:
         """What tells it from other lessons."""
-        digest = sha256()
-        for tensor in vars(self).values():
-            digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
-            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()[:16]
+        return digest_of(vars(self).values())
 
     @contextmanager
     def kept(self, folder: Path | None) -> Iterator[Path]:

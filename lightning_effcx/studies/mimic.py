@@ -26,7 +26,7 @@ from lightning_effcx.studies.executor import run_jobs
 from lightning_effcx.studies.jobs import Job, Row
 from lightning_effcx.studies.lessons import Lesson, Samples, module_of, parameters_of
 from lightning_effcx.studies.mimicry import Mimicry, MimicStudy
-from lightning_effcx.studies.records import Study
+from lightning_effcx.studies.records import Study, conclude
 
 _ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "linear": None}
 
@@ -86,7 +86,7 @@ def mimic(  # noqa: PLR0913 all by name
         "activation": activation,
         "steps": steps,
         "seed": seed,
-        "lesson": lesson.digest,
+        "data": lesson.digest,
     }
     jobs = [
         Job.of(f"hidden={size}/on={on}", {"hidden": size, "on": on}, seed=seed)
@@ -105,7 +105,10 @@ def mimic(  # noqa: PLR0913 all by name
     known: dict[str, Any] = lesson.figures(lesson.z[lesson.held])
     if parameters := parameters_of(module_of(network)):
         known |= {"parameters": parameters, "relative": 1.0}
-    return MimicStudy(_tabulated(rows, Mimicry(**known)), tolerance)
+    study = MimicStudy(_tabulated(rows, Mimicry(**known)), tolerance)
+    if folder is not None:
+        conclude(folder, study.as_json())
+    return study
 
 
 def _check(

@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from lightning_effcx.studies.complexity import shown
+
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from lightning_effcx.figures import Axes, Figure
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,9 @@ class MimicStudy:
         return self.table[-1]
 
     @property
-    def failures(self) -> tuple[Mimicry, ...]:
-        """The rows of the students of which a training failed."""
-        return tuple(row for row in self.students if row.error)
+    def failures(self) -> dict[str, str]:
+        """Why trainings failed, by the size of the student."""
+        return {f"{row.hidden} units": row.error for row in self.students if row.error}
 
     def as_table(self) -> Table:
         """Lay it out for a terminal, the smallest student within tolerance in bold."""
@@ -93,11 +95,11 @@ class MimicStudy:
             cells = [
                 "teacher" if row.hidden is None else str(row.hidden),
                 "" if row.parameters is None else str(row.parameters),
-                _shown(row.relative),
-                _shown(row.r2, row.r2_stderr),
+                shown(row.relative),
+                shown(row.r2, row.r2_stderr),
                 "" if row.mse is None else f"{row.mse:.3g}",
-                _shown(row.agreement, row.agreement_stderr),
-                *([_shown(row.accuracy), _shown(row.accuracy_on_labels)] if labelled else []),
+                shown(row.agreement, row.agreement_stderr),
+                *([shown(row.accuracy), shown(row.accuracy_on_labels)] if labelled else []),
             ]
             is_size = size is not None and row.hidden == size
             table.add_row(*cells, style="bold" if is_size else None)
@@ -116,12 +118,8 @@ class MimicStudy:
 
     def plot(self) -> "Figure":
         """Draw R² and agreement, and accuracies, over the hidden units."""
-        try:
-            from matplotlib.figure import Figure  # noqa: PLC0415 not everyone has it
-        except ImportError as error:
-            raise ImportError(
-                "Plots need matplotlib, which `pip install 'lightning-effcx[plot]'` brings."
-            ) from error
+        from lightning_effcx.figures import Figure  # noqa: PLC0415 an extra
+
         labelled = self.teacher.accuracy is not None
         figure = Figure((7.5 if labelled else 4, 3), layout="constrained")
         left, *right = figure.subplots(1, 1 + labelled, squeeze=False)[0]
@@ -138,8 +136,10 @@ class MimicStudy:
             axes.legend(fontsize="small", frameon=False)
         return figure
 
-    def _draw(self, axes: Any, curves: dict[str, str]) -> None:
-        for (name, label), colour in zip(curves.items(), ("#0072B2", "#D55E00"), strict=True):
+    def _draw(self, axes: "Axes", curves: dict[str, str]) -> None:
+        from lightning_effcx.figures import COLOURS, simplify  # noqa: PLC0415 an extra
+
+        for (name, label), colour in zip(curves.items(), COLOURS[:2], strict=True):
             points = [
                 (row.hidden, value)
                 for row in self.students
@@ -147,17 +147,9 @@ class MimicStudy:
             ]
             if points:
                 axes.plot(*zip(*points, strict=True), "o-", color=colour, label=label, ms=4)
-        sizes = [row.hidden for row in self.students]
+        sizes = [row.hidden or 0 for row in self.students]
         axes.set_xscale("log", base=2)
         axes.set_xticks(sizes, [str(size) for size in sizes], fontsize="small")
         axes.minorticks_off()
         axes.set_xlabel("hidden units", fontsize="small")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", alpha=0.3)
-        axes.tick_params(labelsize="small")
-
-
-def _shown(value: float | None, stderr: float | None = None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.3f}" + ("" if stderr is None else f" ± {stderr:.3f}")
+        simplify(axes)

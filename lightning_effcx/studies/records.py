@@ -6,6 +6,7 @@ results.jsonl  one line for every training that ended, written when it did, of w
                the last counts:
                {"key": "n=64/repeat=2", "arguments": {"n": 64}, "seed": 1,
                 "values": {"train_error": 0.125}, "error": "", "seconds": 2.5}
+found.json     what the study found, written when it ends
 lock           held by the process that runs the study
 ```
 Values that are not finite are written as text, `"nan"`, `"inf"` and `"-inf"`, for JSON has none.
@@ -112,6 +113,11 @@ def recorded(folder: Path | None, study: Study) -> Iterator[Records]:
             yield Records(file)
 
 
+def conclude(folder: Path | str, found: str) -> None:
+    """Write into the folder of a study what it found, as JSON, for `effcx compare` to read."""
+    _write(Path(folder) / "found.json", found)
+
+
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     # The lock of a database: on every platform the system releases it when the process dies, and
@@ -134,9 +140,7 @@ def _identify(folder: Path, study: Study) -> None:
     file = folder / "study.json"
     if not file.exists():
         text = json.dumps(asdict(study) | {"version": __version__}, indent=2, ensure_ascii=False)
-        part = file.with_suffix(".part")
-        part.write_text(text + "\n", encoding="utf-8")
-        part.replace(file)  # so that it is never half there
+        _write(file, text + "\n")
         return
     try:
         known = json.loads(file.read_text(encoding="utf-8"))
@@ -151,6 +155,12 @@ def _identify(folder: Path, study: Study) -> None:
             f"the folder {folder} holds another study, with {_differences(found, given)}. Choose "
             "another folder, or delete this one to start over."
         )
+
+
+def _write(file: Path, text: str) -> None:
+    part = file.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(file)  # so that it is never half there
 
 
 def _differences(found: dict[str, Any], expected: dict[str, Any]) -> str:

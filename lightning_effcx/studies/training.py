@@ -12,15 +12,15 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
-from lightning_effcx.callbacks.hosts import LightningModule, Trainer, package_of
 from lightning_effcx.metrics.training_error import TrainingError
 from lightning_effcx.observe import observing
 from lightning_effcx.studies.jobs import Job
 from lightning_effcx.studies.noise import noisy_labels
 
-MakeModule: TypeAlias = Callable[[], LightningModule]
-MakeTrainer: TypeAlias = Callable[[], Trainer]
-Data: TypeAlias = tuple[Tensor, Tensor] | Dataset[Any]
+# A LightningModule and a Trainer, of either package: both take seconds to import, also for those
+# studies and processes that have no use for them.
+MakeModule: TypeAlias = Callable[[], Any]
+MakeTrainer: TypeAlias = Callable[[], Any]
 
 _OF_NO_ACCOUNT = (  # advice on what is as it is meant to be
     "The '.*' does not have many workers",
@@ -43,8 +43,10 @@ class Samples:
     form: Tensor
 
     @classmethod
-    def of(cls, data: Data) -> "Samples":
-        """Read all of what `TrainingError` takes, once."""
+    def of(cls, data: "Data") -> "Samples":
+        """Read all of what `TrainingError` takes, once; what is read already is left as it is."""
+        if isinstance(data, Samples):
+            return data
         read = TrainingError(data)
         y = data[1] if isinstance(data, tuple) else default_collate([data[0][1]])
         return cls(read.x.cpu(), read.y.cpu(), y[:0].detach().cpu())
@@ -55,6 +57,10 @@ class Samples:
     def labels(self, classes: Tensor) -> Tensor:
         """Give classes the form of the labels that were read, `(n, ...)`."""
         return classes.to(self.form.dtype).reshape(len(classes), *self.form.shape[1:])
+
+
+Data: TypeAlias = tuple[Tensor, Tensor] | Dataset[Any] | Samples
+"""Tensors `(x, y)`, a dataset of such pairs, or what was read of either."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +96,9 @@ class SubsampleTraining:
         with _quiet():
             module = self.make_module()
             trainer = self.make_trainer() if self.make_trainer else quiet_trainer(module)
-            trainer.fit(module, self._batches(x, self.samples.labels(classes)))  # type: ignore[arg-type]
+            trainer.fit(module, self._batches(x, self.samples.labels(classes)))
+        if getattr(trainer, "interrupted", False):  # at the terminal, which Trainers may catch
+            raise KeyboardInterrupt
         errors = {"train_error": self._error(module, x, classes)}
         if self.test:
             errors["test_error"] = self._error(module, self.test.x, self.test.classes)
@@ -120,13 +128,15 @@ class SubsampleTraining:
         return float(error.compute()[error.name])
 
 
-def quiet_trainer(module: LightningModule, **options: Any) -> Trainer:
+def quiet_trainer(module: Any, **options: Any) -> Any:
     """Make a Trainer of the module's own package that writes and shows nothing, for 100 epochs.
 
     Args:
         module: What it is for.
         **options: Of the Trainer, such as `max_epochs`.
     """
+    from lightning_effcx.callbacks.hosts import package_of  # noqa: PLC0415 see above
+
     options = {"max_epochs": 100, "logger": False, "enable_checkpointing": False} | options
     quiet = {"enable_progress_bar": False, "enable_model_summary": False}
     return package_of(module).Trainer(**quiet | options)

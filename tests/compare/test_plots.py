@@ -1,13 +1,11 @@
-import builtins
-import importlib
 import math
-import sys
 
 import numpy as np
 import pytest
 
 from lightning_effcx.compare import Curve, Run, compare_runs
-from lightning_effcx.compare.plots import plot_runs, save_plot
+from lightning_effcx.compare.plots import plot_runs
+from lightning_effcx.figures import save_figure
 
 
 def made(path, **curves):
@@ -75,7 +73,7 @@ def test_values_that_are_not_finite_leave_a_hole(tmp_path):
     figure = plot_runs(compare_runs(runs))
     (line,) = figure.axes[0].get_lines()
     assert np.isfinite(line.get_ydata()).tolist() == [True, False, False, True]
-    save_plot(figure, tmp_path / "plot.png")
+    save_figure(figure, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 0
 
 
@@ -100,28 +98,5 @@ def test_eight_panels_make_a_file_under_200_kilobytes(tmp_path):
         for seed in range(3)
     ]
     file = tmp_path / "plot.png"
-    save_plot(plot_runs(compare_runs(runs)), file)
+    save_figure(plot_runs(compare_runs(runs)), file)
     assert file.stat().st_size < 200_000
-
-
-def test_missing_matplotlib_names_the_extra(monkeypatch):
-    real = builtins.__import__
-
-    def without_matplotlib(name, *args, **kwargs):
-        if name.startswith("matplotlib"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without_matplotlib)
-    monkeypatch.delitem(sys.modules, "lightning_effcx.compare.plots")
-    message = r"^Plots need matplotlib, which `pip install 'lightning-effcx\[plot\]'` brings\.$"
-    with pytest.raises(ImportError, match=message):
-        importlib.import_module("lightning_effcx.compare.plots")
-
-
-def test_other_formats_go_by_the_suffix(tmp_path):
-    figure = plot_runs(compare_runs([made("a", effcx__m={0: 1.0})]))
-    save_plot(figure, tmp_path / "plot.svg")
-    assert "<svg" in (tmp_path / "plot.svg").read_text(encoding="utf-8")
-    with pytest.raises(ValueError, match="Format 'docx' is not supported"):
-        save_plot(figure, tmp_path / "plot.docx")

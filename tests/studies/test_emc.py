@@ -12,8 +12,8 @@ from torch import Generator
 from torch.utils.data import TensorDataset
 from trainings import task
 
-from lightning_effcx.studies import EMCRow, Job, effective_model_complexity
-from lightning_effcx.studies.emc import _name, _rises
+from lightning_effcx.studies import Job, effective_model_complexity
+from lightning_effcx.studies.emc import _name
 from lightning_effcx.studies.noise import noisy_labels
 from lightning_effcx.studies.training import Samples, SubsampleTraining, quiet_trainer
 
@@ -71,25 +71,14 @@ def test_the_neighbours_are_refined_to_a_tenth():
     assert len(found.table) > len([1, 2, 4, 8, 16, 32, 64, 128, 256, 400])
 
 
-def test_errors_that_fall_clearly_with_the_size_are_not_monotone():
-    def row(n, error, stderr=0.01):
-        return EMCRow(n, error, stderr, None, None, 3)
-
-    assert _rises([row(100, 0.1), row(200, 0.3)])
-    assert _rises([row(100, 0.32), row(200, 0.3)])  # by chance
-    assert not _rises([row(100, 0.5), row(200, 0.3)])
-    assert _rises([row(4, 0.5, 0.0), row(8, 0.3, 0.0)])  # few samples tell little
-    assert _rises([row(100, 0.5, 0.2), row(200, 0.3)])
-
-
 def test_trainings_that_fail_are_told_and_the_others_count():
     found = emc(partial(Failing, 4), data(16), repeats=2)
     assert sizes(found) == [4, 8, 16]
-    assert [row.job.key for row in found.failures] == [
-        f"n={n}/repeat={repeat}" for n in (1, 2) for repeat in (0, 1)
-    ]
-    assert found.failures[0].error.startswith("ValueError: too few: 1\n")
-    with pytest.raises(RuntimeError, match="all 10 trainings failed, the first with: ValueError: "):
+    assert [*found.failures] == [f"n={n}/repeat={repeat}" for n in (1, 2) for repeat in (0, 1)]
+    assert found.failures["n=1/repeat=0"].startswith("ValueError: too few: 1\n")
+    with pytest.raises(
+        RuntimeError, match="none of 10 trainings succeeded, the first failed with: V"
+    ):
         emc(partial(Failing, 99), data(16), repeats=2)
 
 
@@ -150,6 +139,23 @@ def test_a_study_goes_on_where_it_was_and_repeats_nothing(tmp_path):
     assert make.made() == 14 + 5
 
 
+def test_sizes_may_be_included_beside_those_of_the_search():
+    study = partial(emc, Majority, data(16), repeats=1)
+    assert 5 in sizes(study(including=[5]))
+    assert sizes(study(sizes=[4], including=[5, 4])) == [4, 5]
+
+
+def test_the_folder_says_what_was_found(tmp_path):
+    found = emc(Majority, data(4), folder=tmp_path)
+    assert (tmp_path / "found.json").read_text() == found.as_json()
+
+
+def test_the_folder_of_other_samples_is_refused(tmp_path):
+    emc(Majority, data(4), folder=tmp_path)
+    with pytest.raises(ValueError, match=r"the folder .* holds another study, with data='"):
+        emc(Majority, data(4, seed=1), folder=tmp_path)
+
+
 def test_the_folder_of_another_procedure_is_refused(tmp_path):
     emc(Majority, data(4), folder=tmp_path)
     identity = json.loads((tmp_path / "study.json").read_text())["arguments"]
@@ -192,6 +198,19 @@ def test_a_network_and_a_threshold_say_what_the_decision_is():
 def ones(module, x):
     assert not module.training
     return torch.ones(len(x), 1)
+
+
+class Interrupted:
+    interrupted = True
+
+    def fit(self, module, loader):
+        """Return early, as some versions do."""
+
+
+def test_a_training_that_was_interrupted_is_no_result(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        emc(Majority, data(4), make_trainer=Interrupted, folder=tmp_path)
+    assert (tmp_path / "results.jsonl").read_text() == ""
 
 
 def test_a_sample_that_is_left_over_waits():

@@ -319,7 +319,7 @@ def test_killed_with_a_pool_its_workers_end_too(tmp_path):
 def test_interrupted_at_the_terminal_a_pool_stops_at_once(tmp_path):
     with study_in_a_process(tmp_path, "pool", ["width=2", "width=3"]) as process:
         os.killpg(process.pid, signal.SIGINT)
-        assert "KeyboardInterrupt" in process.communicate(timeout=90)[1]
+        assert "KeyboardInterrupt" in process.communicate(timeout=20)[1]
         assert process.returncode
     assert {"width=2", "width=3"} <= set(goes_on(tmp_path))
 

@@ -191,7 +191,7 @@ def test_a_folder_has_the_samples_once_and_is_refused_for_others(taught, tmp_pat
     assert len([name for name in before if name.endswith(".pt")]) == 1
     assert max(map(len, (tmp_path / "results.jsonl").read_text().splitlines())) < 500
     for other in ((x + 1, y), (x, 2 - y)):
-        with pytest.raises(ValueError, match="holds another study, with lesson="):
+        with pytest.raises(ValueError, match="holds another study, with data="):
             mimic(network, other, folder=tmp_path, **FEW)
     with pytest.raises(ValueError, match="holds another study, with steps=20"):
         mimic(network, (x, y), folder=tmp_path, **FEW | {"steps": 21})
@@ -206,7 +206,7 @@ def test_a_training_that_fails_is_told_in_its_row(taught, monkeypatch):
     monkeypatch.setattr(sys.modules[mimic.__module__], "fit_outputs", fail)
     study = mimic(*taught, **FEW, tolerance=0.99)
     small, large = study.students
-    assert study.failures == (small,)
+    assert study.failures == {"2 units": small.error}
     assert small.error.startswith("MemoryError: too large")
     assert (small.r2, small.parameters, large.error) == (None, None, "")
     assert small.accuracy_on_labels is not None

@@ -1,0 +1,235 @@
+r"""Double descent: where the test error of ever wider, or ever longer, trainings peaks.
+
+With a fixed number of samples at hand, the test error falls, rises and falls again as a training
+procedure grows. The rise is where its effective model complexity is about the number of samples:
+procedures far below or far above it gain from growing, those about there may lose.
+
+The same user's code is studied at several values of one thing, such as the width of its network or
+the number of its epochs: at each, its complexity, and its test error with the samples at hand.
+
+Nakkiran, Kaplun, Bansal, Yang, Barak, Sutskever, "Deep Double Descent: Where Bigger Models and More
+Data Hurt", ICLR 2020.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rich.table import Table
+from torch import Tensor
+
+from lightning_effcx.studies.complexity import EMCRow, EMCStudy, draw_errors, shown
+from lightning_effcx.studies.emc import effective_model_complexity
+from lightning_effcx.studies.training import Data, MakeModule, MakeTrainer, Samples
+
+if TYPE_CHECKING:
+    from lightning_effcx.figures import Figure
+
+_Made = TypeVar("_Made")
+
+
+@dataclass(frozen=True)
+class DescentStudy:
+    """The complexities of several procedures, and their errors with the samples at hand.
+
+    Attributes:
+        along: What differs between the procedures, such as `width`.
+        samples: How many samples are at hand.
+        studies: The study of each procedure, by its value of what differs.
+    """
+
+    along: str
+    samples: int
+    studies: dict[float, EMCStudy]
+
+    @property
+    def table(self) -> dict[float, EMCRow]:
+        """What came of the trainings on the samples at hand, by value."""
+        return {value: study.at(self.samples) for value, study in self.studies.items()}
+
+    @property
+    def peak(self) -> float:
+        """The value at which the test error is largest; of several, the first."""
+        return max(self.table, key=lambda value: self.table[value].test_error or 0.0)
+
+    @property
+    def ratio(self) -> float:
+        """The complexity at the peak, in samples at hand; about 1 where it explains the peak."""
+        return self.studies[self.peak].emc / self.samples
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Why trainings failed, by value and key."""
+        return {
+            f"{self.along}={value:g}/{key}": error
+            for value, study in self.studies.items()
+            for key, error in study.failures.items()
+        }
+
+    def as_table(self) -> Table:
+        """Lay it out for a terminal: a row for every value, the peak in bold."""
+        epsilon = self.studies[self.peak].epsilon
+        least = "≥ " if self.studies[self.peak].censored else ""
+        table = Table(
+            caption=f"with {self.samples} samples the test error peaks at {self.along} "
+            f"{self.peak:g}, whose EMC at error {epsilon:g} is {least}{self.ratio:.2f} times that"
+        )
+        for name in (self.along, "EMC", "EMC / samples", "training error", "test error"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for value, study in self.studies.items():
+            row = self.table[value]
+            least = "≥ " if study.censored else ""
+            table.add_row(
+                f"{value:g}",
+                study.shown(),
+                f"{least}{study.emc / self.samples:.2f}",
+                shown(row.train_error, row.train_stderr),
+                shown(row.test_error, row.test_stderr),
+                style="bold" if value == self.peak else None,
+            )
+        return table
+
+    def as_json(self) -> str:
+        """Write it as JSON, with the study of every value."""
+        entries = {
+            "along": self.along,
+            "samples": self.samples,
+            "peak": self.peak,
+            "ratio": self.ratio,
+            "studies": [
+                {self.along: value, **asdict(study), "censored": study.censored}
+                for value, study in self.studies.items()
+            ],
+        }
+        return json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def plot(self) -> "Figure":
+        """Draw the errors with the samples at hand, and the complexities below them."""
+        from lightning_effcx.figures import COLOURS, Figure, simplify  # noqa: PLC0415 an extra
+
+        figure = Figure((5.0, 4.8), layout="constrained")
+        top, bottom = figure.subplots(2, 1, sharex=True)
+        draw_errors(top, [*self.table.items()])
+        top.set_title(f"error with {self.samples} samples", fontsize="medium", loc="left")
+        values = [*self.studies]
+        known = [(value, study.emc) for value, study in self.studies.items() if study.emc]
+        least = [(value, study.emc) for value, study in self.studies.items() if study.censored]
+        bottom.plot(*_columns(known), "o-", ms=3, color=COLOURS[2])
+        bottom.plot(*_columns(least), "^", color=COLOURS[2], label="at least")
+        bottom.axhline(self.samples, color="black", linestyle=":", label="samples at hand")
+        epsilon = self.studies[self.peak].epsilon
+        bottom.set_title(f"EMC at error {epsilon:g}", fontsize="medium", loc="left")
+        bottom.set_xlabel(self.along, fontsize="small")
+        bottom.set_yscale("log")
+        if min(values) > 0:
+            bottom.set_xscale("log")
+        bottom.set_xticks(values, [f"{value:g}" for value in values])
+        bottom.minorticks_off()
+        for axes in (top, bottom):
+            axes.axvline(self.peak, color="0.8", zorder=0, label="peak")
+            simplify(axes)
+            axes.legend(fontsize="small", frameon=False)
+        return figure
+
+
+def double_descent(  # noqa: PLR0913 all by name
+    make_module: MakeModule | Mapping[float, MakeModule],
+    dataset: Data,
+    *,
+    test: Data,
+    samples: int,
+    along: str = "width",
+    epsilon: float = 0.1,
+    repeats: int = 3,
+    label_noise: float = 0.0,
+    make_trainer: MakeTrainer | Mapping[float, MakeTrainer] | None = None,
+    executor: Executor | None = None,
+    seed: int = 0,
+    folder: Path | str | None = None,
+    batch_size: int = 64,
+    network: Callable[[Any, Tensor], Tensor] | None = None,
+    threshold: float = 0.0,
+    threads: int = 1,
+    progress: bool = True,
+) -> DescentStudy:
+    """Find where the test error peaks as a training procedure grows, and its complexities there.
+
+    Args:
+        make_module: Makes the module; or the same by value, such as `{8: partial(Net, 8), 64:
+            partial(Net, 64)}`, for an error along its width.
+        dataset: Samples as in `effective_model_complexity`. The complexity of the largest procedure
+            is only known if they are some times as many as those at hand.
+        test: For the test error, in the same form.
+        samples: How many samples are at hand: the number at which errors are compared.
+        along: What the values are.
+        epsilon: Up to which mean error samples count as fitted. Where the loss is minimized beyond
+            the error, as by least squares, the peak is where that ends: at small epsilon.
+        repeats: How many trainings of each size and value, each on samples of its own.
+        label_noise: Makes the peak visible, where there is little in the data.
+        make_trainer: Makes the Trainer; or the same by value, such as `{10: partial(Trainer,
+            max_epochs=10), ...}`, for an error along the epochs. Every training starts afresh, for
+            one that ends sooner may have another schedule.
+        executor: As in `run_jobs`; the values come one after the other.
+        seed: Of the study; the values share samples and wrong labels.
+        folder: Where results are kept, of each value in a folder of its own, such as `width=8`,
+            which is that of a study of its complexity.
+        batch_size: As in `effective_model_complexity`, like the others.
+        network: What to evaluate.
+        threshold: Above which a single output decides for class 1.
+        threads: Of torch, in each training.
+        progress: Show a bar for each value, if this is a terminal.
+
+    Raises:
+        RuntimeError: All trainings of a value failed, or the executor did.
+    """
+    values = _values(make_module, make_trainer)
+    known, others = Samples.of(dataset), Samples.of(test)
+    studies = {
+        value: effective_model_complexity(
+            _of(make_module, value),
+            known,
+            epsilon=epsilon,
+            including=[samples],
+            repeats=repeats,
+            label_noise=label_noise,
+            make_trainer=_of(make_trainer, value),
+            executor=executor,
+            seed=seed,
+            folder=None if folder is None else Path(folder) / f"{along}={value:g}",
+            test=others,
+            batch_size=batch_size,
+            network=network,
+            threshold=threshold,
+            threads=threads,
+            progress=progress,
+        )
+        for value in values
+    }
+    return DescentStudy(along, samples, studies)
+
+
+def _values(*made: Any) -> list[float]:
+    """Return the values at which procedures are studied, ascending."""
+    by_value = [each for each in made if isinstance(each, Mapping)]
+    if not by_value or not by_value[0]:
+        raise ValueError(
+            "neither make_module nor make_trainer is made by value: expected a dictionary such as "
+            "{8: make_narrow, 64: make_wide} for one of them."
+        )
+    if any(each.keys() != by_value[0].keys() for each in by_value):
+        raise ValueError(
+            f"make_module is made for {[*by_value[0]]}, but make_trainer for {[*by_value[1]]}: "
+            "expected the same values."
+        )
+    return sorted(by_value[0])
+
+
+def _of(made: _Made | Mapping[float, _Made], value: float) -> _Made:
+    return made[value] if isinstance(made, Mapping) else made
+
+
+def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]

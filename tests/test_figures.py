@@ -1,0 +1,36 @@
+import builtins
+import importlib
+import sys
+
+import pytest
+
+from lightning_effcx.figures import Figure, label_powers, save_figure
+
+
+def test_missing_matplotlib_names_the_extra(monkeypatch):
+    real = builtins.__import__
+
+    def without_matplotlib(name, *args, **kwargs):
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without_matplotlib)
+    monkeypatch.delitem(sys.modules, "lightning_effcx.figures")
+    message = r"^Plots need matplotlib, which `pip install 'lightning-effcx\[plot\]'` brings\.$"
+    with pytest.raises(ImportError, match=message):
+        importlib.import_module("lightning_effcx.figures")
+
+
+def test_other_formats_go_by_the_suffix(tmp_path):
+    save_figure(Figure(), tmp_path / "plot.svg")
+    assert "<svg" in (tmp_path / "plot.svg").read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match="Format 'docx' is not supported"):
+        save_figure(Figure(), tmp_path / "plot.docx")
+
+
+def test_powers_are_labelled_up_to_the_largest():
+    axes = Figure().add_subplot()
+    label_powers(axes, 12)
+    assert axes.get_xscale() == "log"
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "4", "8"]
