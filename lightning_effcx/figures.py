@@ -1,5 +1,6 @@
 """Figures: what all have in common, and how they are written to files."""
 
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 
@@ -12,6 +13,8 @@ except ImportError as error:
         "Plots need matplotlib, which `pip install 'lightning-effcx[plot]'` brings."
     ) from error
 
+_ROOM = 1.3  # a factor between numbers below a logarithmic axis
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe & Ito's palette, which colour-blind readers can tell apart, less its yellow (too light)."""
 
@@ -23,12 +26,16 @@ def simplify(axes: Axes) -> None:
     axes.tick_params(labelsize="small")
 
 
-def label_powers(axes: Axes, most: float) -> None:
-    """Write powers of two, up to `most`, below a logarithmic axis as numbers."""
-    ticks = [2**i for i in range(int(most).bit_length())]
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.minorticks_off()
+def label_logarithms(axes: Axes, which: str, values: Iterable[float]) -> None:
+    """Make the axis `x` or `y` logarithmic, and name values there, as many as there is room for."""
+    shown: list[float] = []
+    for value in sorted(values):
+        if not shown or value >= _ROOM * shown[-1]:
+            shown.append(value)
+    axes.set(**{f"{which}scale": "log"})
+    axis = getattr(axes, f"{which}axis")
+    axis.set_ticks(shown, [f"{value:g}" for value in shown])
+    axis.set_ticks([], minor=True)
 
 
 def save_figure(figure: Figure, file: Path) -> None:

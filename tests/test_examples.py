@@ -49,6 +49,22 @@ def test_regions_while_training_ends_with_the_table_and_the_figure(run, tmp_path
     assert 10_000 < figure.stat().st_size < 200_000
 
 
+def test_double_descent_peaks_where_the_samples_are_about_the_complexity(run, tmp_path, capsys):
+    figure = tmp_path / "descent.png"
+    arguments = ("--repeats=1", "--widths", "50", "200", "400", f"--figure={figure}")
+    assert run("double_descent.py", *arguments) == 0
+    printed = capsys.readouterr().out
+    assert "with 200 samples the test error peaks at width 200" in " ".join(printed.split())
+    rows = [line.strip("│").split("│") for line in printed.splitlines() if line.startswith("│")]
+    cells = {int(row[0]): [cell.strip() for cell in row] for row in rows}
+    test_error = {width: float(row[4]) for width, row in cells.items()}
+    assert test_error[200] > 1.3 * max(test_error[50], test_error[400])
+    assert 0.5 < float(cells[200][2]) < 2
+    assert float(cells[50][2]) < 0.5
+    assert float(cells[400][2].removeprefix("≥ ")) > 2
+    assert 5_000 < figure.stat().st_size < 200_000
+
+
 def test_overfitting_moons_ends_with_the_table_and_the_figure(run, tmp_path, capsys):
     figure = tmp_path / "moons.png"
     few = ("--steps=9", "--seeds=1", "--measurements=1")

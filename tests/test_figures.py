@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from lightning_effcx.figures import Figure, label_powers, save_figure
+from lightning_effcx.figures import Figure, label_logarithms, save_figure
 
 
 def test_missing_matplotlib_names_the_extra(monkeypatch):
@@ -29,8 +29,10 @@ def test_other_formats_go_by_the_suffix(tmp_path):
         save_figure(Figure(), tmp_path / "plot.docx")
 
 
-def test_powers_are_labelled_up_to_the_largest():
+def test_a_logarithmic_axis_names_values_that_occur_where_there_is_room():
     axes = Figure().add_subplot()
-    label_powers(axes, 12)
-    assert axes.get_xscale() == "log"
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "4", "8"]
+    label_logarithms(axes, "x", [12, 1, 2, 13, 100])
+    label_logarithms(axes, "y", [0.5])
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "12", "100"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["0.5"]

@@ -40,7 +40,7 @@ def test_ci_runs_the_command_that_runs_the_tests():
 
 def test_the_pictures_are_there_and_small():
     pictures = re.findall(r"!\[.*\]\((.*\.png)\)", README)
-    assert len(pictures) == 4
+    assert len(pictures) == 5
     for picture in pictures:
         assert 10_000 < (ROOT / picture).stat().st_size < 200_000
 

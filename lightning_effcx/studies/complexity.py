@@ -137,7 +137,7 @@ class EMCStudy:
 
         Bars are one standard error over repeats on both sides.
         """
-        from lightning_effcx.figures import Figure, label_powers, simplify  # noqa: PLC0415 an extra
+        from lightning_effcx.figures import Figure, label_logarithms, simplify  # noqa: PLC0415 an extra
 
         figure = Figure((5.0, 3.4), layout="constrained")
         axes = figure.add_subplot()
@@ -146,7 +146,7 @@ class EMCStudy:
         if self.emc:
             name = f"EMC {'' if self.censored else '= '}{self.shown()}"
             axes.axvline(self.emc, color="black", linestyle="--", linewidth=1, label=name)
-        label_powers(axes, self.table[-1].n)
+        label_logarithms(axes, "x", [row.n for row in self.table])
         axes.set_xlabel("samples", fontsize="small")
         axes.set_ylabel("error", fontsize="small")
         simplify(axes)

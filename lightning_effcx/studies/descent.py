@@ -12,7 +12,7 @@ Data Hurt", ICLR 2020.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -75,7 +75,8 @@ class DescentStudy:
         least = "≥ " if self.studies[self.peak].censored else ""
         table = Table(
             caption=f"with {self.samples} samples the test error peaks at {self.along} "
-            f"{self.peak:g}, whose EMC at error {epsilon:g} is {least}{self.ratio:.2f} times that"
+            f"{self.peak:g}, where the EMC at error {epsilon:g} is {least}{self.ratio:.2f} "
+            "times that many"
         )
         for name in (self.along, "EMC", "EMC / samples", "training error", "test error"):
             table.add_column(name, justify="right", no_wrap=True)
@@ -108,29 +109,29 @@ class DescentStudy:
 
     def plot(self) -> "Figure":
         """Draw the errors with the samples at hand, and the complexities below them."""
-        from lightning_effcx.figures import COLOURS, Figure, simplify  # noqa: PLC0415 an extra
+        from lightning_effcx import figures  # noqa: PLC0415 an extra
 
-        figure = Figure((5.0, 4.8), layout="constrained")
+        figure = figures.Figure((5.0, 4.8), layout="constrained")
         top, bottom = figure.subplots(2, 1, sharex=True)
         draw_errors(top, [*self.table.items()])
         top.set_title(f"error with {self.samples} samples", fontsize="medium", loc="left")
-        values = [*self.studies]
-        known = [(value, study.emc) for value, study in self.studies.items() if study.emc]
-        least = [(value, study.emc) for value, study in self.studies.items() if study.censored]
-        bottom.plot(*_columns(known), "o-", ms=3, color=COLOURS[2])
-        bottom.plot(*_columns(least), "^", color=COLOURS[2], label="at least")
+        known = {value: study.emc for value, study in self.studies.items() if study.emc}
+        least = {value: study.emc for value, study in self.studies.items() if study.censored}
+        bottom.plot([*known], [*known.values()], "o-", ms=3, color=figures.COLOURS[2], label="EMC")
+        if least:
+            bottom.plot(
+                [*least], [*least.values()], "^", color=figures.COLOURS[2], label="at least"
+            )
         bottom.axhline(self.samples, color="black", linestyle=":", label="samples at hand")
         epsilon = self.studies[self.peak].epsilon
         bottom.set_title(f"EMC at error {epsilon:g}", fontsize="medium", loc="left")
         bottom.set_xlabel(self.along, fontsize="small")
-        bottom.set_yscale("log")
-        if min(values) > 0:
-            bottom.set_xscale("log")
-        bottom.set_xticks(values, [f"{value:g}" for value in values])
-        bottom.minorticks_off()
+        figures.label_logarithms(bottom, "y", [*known.values(), self.samples])
+        if min(self.studies) > 0:
+            figures.label_logarithms(bottom, "x", self.studies)
         for axes in (top, bottom):
             axes.axvline(self.peak, color="0.8", zorder=0, label="peak")
-            simplify(axes)
+            figures.simplify(axes)
             axes.legend(fontsize="small", frameon=False)
         return figure
 
@@ -229,7 +230,3 @@ def _values(*made: Any) -> list[float]:
 
 def _of(made: _Made | Mapping[float, _Made], value: float) -> _Made:
     return made[value] if isinstance(made, Mapping) else made
-
-
-def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    return [x for x, _ in points], [y for _, y in points]

@@ -137,7 +137,7 @@ class MimicStudy:
         return figure
 
     def _draw(self, axes: "Axes", curves: dict[str, str]) -> None:
-        from lightning_effcx.figures import COLOURS, simplify  # noqa: PLC0415 an extra
+        from lightning_effcx.figures import COLOURS, label_logarithms, simplify  # noqa: PLC0415 an extra
 
         for (name, label), colour in zip(curves.items(), COLOURS[:2], strict=True):
             points = [
@@ -148,8 +148,6 @@ class MimicStudy:
             if points:
                 axes.plot(*zip(*points, strict=True), "o-", color=colour, label=label, ms=4)
         sizes = [row.hidden or 0 for row in self.students]
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(sizes, [str(size) for size in sizes], fontsize="small")
-        axes.minorticks_off()
+        label_logarithms(axes, "x", sizes)
         axes.set_xlabel("hidden units", fontsize="small")
         simplify(axes)

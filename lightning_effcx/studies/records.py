@@ -6,7 +6,7 @@ results.jsonl  one line for every training that ended, written when it did, of w
                the last counts:
                {"key": "n=64/repeat=2", "arguments": {"n": 64}, "seed": 1,
                 "values": {"train_error": 0.125}, "error": "", "seconds": 2.5}
-found.json     what the study found, written when it ends
+found.json     what the study found, there once it has ended and until it is gone on with
 lock           held by the process that runs the study
 ```
 Values that are not finite are written as text, `"nan"`, `"inf"` and `"-inf"`, for JSON has none.
@@ -24,6 +24,8 @@ from typing import Any, BinaryIO
 
 from lightning_effcx import __version__
 from lightning_effcx.studies.jobs import Job, Row, check_plain
+
+_FOUND = "found.json"
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ def recorded(folder: Path | None, study: Study) -> Iterator[Records]:
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         _identify(folder, study)
+        (folder / _FOUND).unlink(missing_ok=True)
         results = folder / "results.jsonl"
         results.touch()
         with results.open("r+b") as file:
@@ -115,7 +118,7 @@ def recorded(folder: Path | None, study: Study) -> Iterator[Records]:
 
 def conclude(folder: Path | str, found: str) -> None:
     """Write into the folder of a study what it found, as JSON, for `effcx compare` to read."""
-    _write(Path(folder) / "found.json", found)
+    _write(Path(folder) / _FOUND, found)
 
 
 @contextmanager

@@ -3,7 +3,7 @@ from functools import partial
 
 import pytest
 import torch
-from procedures import Failing, Majority, Projected, trainer
+from procedures import Failing, Lookup, Majority, Projected, trainer
 from torch import Generator
 
 from lightning_effcx.studies import double_descent, effective_model_complexity
@@ -92,8 +92,8 @@ def test_the_table_has_a_row_for_every_value_and_says_where_the_peak_is(found):
     assert float(cells[2][2]) == pytest.approx(found.ratio, abs=0.005)
     assert [row.style for row in table.rows] == [None, None, "bold", None, None]
     assert table.caption == (
-        "with 16 samples the test error peaks at width 16, whose EMC at error 0 is "
-        f"{found.ratio:.2f} times that"
+        "with 16 samples the test error peaks at width 16, where the EMC at error 0 is "
+        f"{found.ratio:.2f} times that many"
     )
 
 
@@ -119,7 +119,13 @@ def test_the_figure_has_errors_above_and_complexities_below(found):
         study.emc for study in found.studies.values()
     ]
     labels = [text.get_text() for text in bottom.get_legend().get_texts()]
-    assert {"samples at hand", "peak"} <= set(labels)
+    assert labels == ["EMC", "samples at hand", "peak"]
+
+
+def test_a_complexity_that_is_censored_is_drawn_as_at_least():
+    _, bottom = descend({1: Lookup, 2: Majority}, repeats=1).plot().axes
+    (line,) = [line for line in bottom.get_lines() if line.get_label() == "at least"]
+    assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([1], [64])
 
 
 def test_what_failed_is_told_with_its_value():

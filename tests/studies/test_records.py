@@ -62,6 +62,12 @@ def test_more_jobs_may_follow_from_results(folder, work):
     assert len(lines(folder)) == 5
 
 
+def test_what_was_found_is_gone_as_soon_as_the_study_goes_on(folder, work):
+    (folder / "found.json").write_text("{}")
+    again(work, folder)
+    assert not (folder / "found.json").exists()
+
+
 @pytest.mark.parametrize("cut", [1, 2, 20, 80])
 def test_a_line_that_was_cut_off_is_written_again(folder, work, cut):
     results = folder / "results.jsonl"
