@@ -3,7 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, combinations, islice
 from pathlib import PurePosixPath
 
@@ -35,10 +35,20 @@ class Group:
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Bring runs together that differ only in their seed, ordered by label.
+    """Bring runs together that differ only in their seed, ordered by label, studies by kind last.
 
     The paths must agree too, but for `version_3`, `seed_3` and the like.
     """
+    kinds: defaultdict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        kinds[run.study].append(run)
+    # Apart, for nearly every hyperparameter would tell a training from a study.
+    groups = [group for kind in sorted(kinds) for group in _alike(kinds[kind])]
+    labels = _numbered([group.label for group in groups])
+    return [replace(group, label=label) for group, label in zip(groups, labels, strict=True)]
+
+
+def _alike(runs: Sequence[Run]) -> list[Group]:
     alike: defaultdict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in runs:
         # As text, because NaN equals nothing, and True equals 1.

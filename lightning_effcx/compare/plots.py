@@ -7,7 +7,7 @@ from math import ceil
 from lightning_effcx.compare.groups import Group
 from lightning_effcx.compare.runs import Run
 from lightning_effcx.compare.tables import Comparison, mean_of, spread_of
-from lightning_effcx.figures import COLOURS, Axes, Figure, simplify
+from lightning_effcx.figures import COLOURS, Axes, Figure, label_logarithms, simplify
 
 _DASHES = ("-", "--", ":", "-.")  # once the colours are used up
 _PANEL = (3.4, 2.5)  # inches
@@ -16,27 +16,34 @@ _LETTERS_PER_INCH = 12  # of the legend
 
 
 def plot_runs(comparison: Comparison) -> Figure:
-    """Draw every column of a comparison over the steps, but the gap, which is one of last values.
+    """Draw every column of a comparison over the steps, but those that are single numbers.
+
+    Such are the gap, which is one of last values, and what a study found. The other curves of a
+    study are drawn over its sizes, in a logarithmic scale.
 
     A line is the mean over the runs of a group that logged the step, its band one standard
     deviation over them on both sides.
     """
-    tags = {column.name: column.tag for column in comparison.columns if column.minus is None}
-    if not tags:
-        raise ValueError("There is nothing to plot: no column of the comparison is a curve.")
     groups = [row.group for row in comparison.rows]
-    down = ceil(len(tags) / _ACROSS)
-    across = ceil(len(tags) / down)  # 3 + 3 rather than 4 + 2
+    panels = [
+        (column.name, column.tag, along)
+        for column in comparison.columns
+        if column.minus is None and (along := _along(groups, column.tag))
+    ]
+    if not panels:
+        raise ValueError("There is nothing to plot: no column of the comparison is a curve.")
+    down = ceil(len(panels) / _ACROSS)
+    across = ceil(len(panels) / down)  # 3 + 3 rather than 4 + 2
     width = max(across * _PANEL[0], 2 * _PANEL[0])
     legend_columns = _legend_columns(groups, width)
     legend_height = 0.2 * ceil(len(groups) / legend_columns) + 0.4
     figure = Figure((width, down * _PANEL[1] + legend_height), layout="constrained")
-    for place, (name, tag) in enumerate(tags.items(), start=1):
-        axes = figure.add_subplot(down, across, place)
-        _draw(axes, groups, tag)
+    for place, (name, tag, along) in enumerate(panels):
+        axes = figure.add_subplot(down, across, place + 1)
+        _draw(axes, groups, tag, along)
         axes.set_title(name, fontsize="medium", loc="left")
-        if place + across > len(tags):  # nothing below
-            axes.set_xlabel("step", fontsize="small")
+        if along not in {below for *_, below in panels[place + across : place + across + 1]}:
+            axes.set_xlabel(along, fontsize="small")
     figure.legend(
         handles=figure.axes[0].get_lines(),
         title="mean over runs ± one standard deviation" if comparison.repeated else None,
@@ -54,25 +61,36 @@ def _legend_columns(groups: Sequence[Group], width: float) -> int:
     return min(len(groups), max(1, int(width * _LETTERS_PER_INCH / longest)))
 
 
-def _draw(axes: Axes, groups: Sequence[Group], tag: str) -> None:
+def _along(groups: Sequence[Group], tag: str) -> str:
+    """What the steps of a curve count; empty if it is a single number everywhere."""
+    curves = (run.curves[tag] for group in groups for run in group.runs if tag in run.curves)
+    return next((curve.along for curve in curves if curve.along), "")
+
+
+def _draw(axes: Axes, groups: Sequence[Group], tag: str, along: str) -> None:
     """Draw one panel; a group without the curve has an empty line, for the legend."""
     for place, group in enumerate(groups):
         colour = COLOURS[place % len(COLOURS)]
         dashes = _DASHES[place // len(COLOURS) % len(_DASHES)]
-        steps, means, spreads = _average(group.runs, tag)
+        steps, means, spreads = _average(group.runs, tag, along)
         marker = "o" if len(steps) == 1 else ""  # a line of one point cannot be seen
         axes.plot(steps, means, dashes, color=colour, marker=marker, label=group.label)
         lower = [mean - spread for mean, spread in zip(means, spreads, strict=True)]
         upper = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
         axes.fill_between(steps, lower, upper, color=colour, alpha=0.2, linewidth=0)
+    if along != "step":
+        sizes = {int(size) for line in axes.get_lines() for size in line.get_xdata()}
+        label_logarithms(axes, "x", sizes)
     simplify(axes)
 
 
-def _average(runs: Sequence[Run], tag: str) -> tuple[list[int], list[float], list[float]]:
+def _average(
+    runs: Sequence[Run], tag: str, along: str
+) -> tuple[list[int], list[float], list[float]]:
     """Steps, means and spreads of the runs that logged each step; nothing is interpolated."""
     points: defaultdict[int, list[float]] = defaultdict(list)
     for run in runs:
-        if curve := run.curves.get(tag):
+        if (curve := run.curves.get(tag)) and curve.along == along:
             for step, value in zip(curve.steps, curve.values, strict=True):
                 points[step].append(value)
     steps = sorted(points)

@@ -40,20 +40,31 @@ def width_of(table: Table) -> int:
 
 
 def as_csv(comparison: Comparison) -> str:
-    """Write a comparison as CSV: group, number of runs, every column and its `_std`."""
+    """Write a comparison as CSV: group, number of runs, every column and its `_std`.
+
+    A column with lower bounds has an `_at_least` too, which is 1 at these.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    names = [column.name for column in comparison.columns]
-    writer.writerow(["group", "runs", *(f"{name}{end}" for name in names for end in ("", "_std"))])
+    header = ["group", "runs"]
+    for column in comparison.columns:
+        header += [column.name, f"{column.name}_std"]
+        header += [f"{column.name}_at_least"] * (column.name in comparison.bounds)
+    writer.writerow(header)
     for row in comparison.rows:
-        cells = [row.cells[name] for name in names]
-        values = [value for cell in cells for value in (cell.mean, cell.std)]
-        writer.writerow([row.group.label, len(row.group.runs), *values])
+        values: list[str | float | None] = [row.group.label, len(row.group.runs)]
+        for name, cell in row.cells.items():
+            values += [cell.mean, cell.std]
+            values += [int(cell.at_least)] * (name in comparison.bounds)
+        writer.writerow(values)
     return out.getvalue()
 
 
 def as_json(comparison: Comparison) -> str:
-    """Write a comparison as JSON: a list of groups. What is not finite becomes null."""
+    """Write a comparison as JSON: a list of groups. What is not finite becomes null.
+
+    A mean that is but a lower bound has `"at_least": true` beside it.
+    """
     groups = [
         {
             "label": row.group.label,
@@ -61,6 +72,7 @@ def as_json(comparison: Comparison) -> str:
             "hparams": {key: _finite(value) for key, value in row.group.hparams.items()},
             "columns": {
                 name: {"mean": _finite(cell.mean), "std": _finite(cell.std), "n": cell.n}
+                | ({"at_least": True} if cell.at_least else {})
                 for name, cell in row.cells.items()
             },
         }
@@ -70,8 +82,8 @@ def as_json(comparison: Comparison) -> str:
 
 
 def _caption(comparison: Comparison) -> str:
-    averaged = "mean ± standard deviation over runs, of last values"
-    return averaged if comparison.repeated else "last values"
+    values = "last values" + (", of studies at the largest size" if comparison.studied else "")
+    return f"mean ± standard deviation over runs, of {values}" if comparison.repeated else values
 
 
 def _groups_down(comparison: Comparison) -> Table:
@@ -140,6 +152,8 @@ def _shown(cell: Cell) -> str:
     """Write the mean as precisely as its spread justifies, and that with two digits."""
     if cell.mean is None:
         return ""
+    if cell.at_least:
+        return f"≥ {_digits(cell.mean)}"
     if cell.std is None or not math.isfinite(cell.mean + cell.std):
         return _digits(cell.mean)
     if cell.std <= 1e-7 * abs(cell.mean):  # the precision of curves, most of which are float32

@@ -28,10 +28,19 @@ _HEADER = 12  # bytes
 
 @dataclass(frozen=True)
 class Curve:
-    """One scalar of one run: `values[i]` was logged at `steps[i]`; the steps ascend."""
+    """One scalar of one run: `values[i]` was logged at `steps[i]`; the steps ascend.
+
+    Args:
+        steps: Where it has values.
+        values: One for each step.
+        along: What the steps count; empty where the scalar is one number, along nothing.
+        at_least: Whether the last value is but a lower bound.
+    """
 
     steps: tuple[int, ...]
     values: tuple[float, ...]
+    along: str = "step"
+    at_least: bool = False
 
     @property
     def final(self) -> float:
@@ -41,17 +50,19 @@ class Curve:
 
 @dataclass(frozen=True)
 class Run:
-    """One training: a directory with event files.
+    """One training: a directory with event files; or a study of many, as `load_studies` reads it.
 
     Args:
         path: Relative to the folder that was loaded, with forward slashes; "." for that folder.
         hparams: The hyperparameters that were logged.
         curves: By tag.
+        study: Of what kind the study is; empty for a training.
     """
 
     path: str
     hparams: HParams
     curves: dict[str, Curve]
+    study: str = ""
 
 
 def load_runs(folder: Path) -> list[Run]:
@@ -62,14 +73,18 @@ def load_runs(folder: Path) -> list[Run]:
     two values for one hyperparameter the first. A file that cannot be read to its end is named in
     a warning.
     """
-    if not folder.is_dir():
-        raise ValueError(f"There is no folder {str(folder)!r}.")
     directories: defaultdict[str, list[Path]] = defaultdict(list)
-    for file in sorted(folder.rglob("events.out.tfevents*")):
-        if file.is_file():
-            directories[file.parent.relative_to(folder).as_posix()].append(file)
+    for file in files_below(folder, "events.out.tfevents*"):
+        directories[file.parent.relative_to(folder).as_posix()].append(file)
     runs = [_merge(path, map(_read, files)) for path, files in sorted(directories.items())]
     return [run for run in runs if run.curves]
+
+
+def files_below(folder: Path, pattern: str) -> list[Path]:
+    """Find the files of a name anywhere below a folder; refuse if there is no such folder."""
+    if not folder.is_dir():
+        raise ValueError(f"There is no folder {str(folder)!r}.")
+    return [file for file in sorted(folder.rglob(pattern)) if file.is_file()]
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """Tables: groups of runs side by side, with a column for everything that is compared.
 
 A group's value is the mean of the last values of its runs, its spread their sample standard
-deviation. A run that lacks a value is left out of the mean.
+deviation. A run that lacks a value is left out of the mean. Where a value is but a lower bound, so
+is the mean, and there is no spread: that of bounds says nothing about what they bound.
 """
 
 import math
@@ -36,14 +37,22 @@ class Column:
         value, *less = (run.curves[tag].final for tag in needed)
         return value - sum(less)
 
+    def at_least(self, run: Run) -> bool:
+        """Whether the value of one run is but a lower bound."""
+        return self.minus is None and self.tag in run.curves and run.curves[self.tag].at_least
+
 
 @dataclass(frozen=True)
 class Cell:
-    """Mean over the `n` runs that have a value, and their spread if they are several."""
+    """Mean over the `n` runs that have a value, and their spread if they are several.
+
+    `at_least` tells that the mean is but a lower bound, because a value is.
+    """
 
     mean: float | None
     std: float | None
     n: int
+    at_least: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,18 @@ class Comparison:
         """Whether any group has several runs."""
         return any(len(row.group.runs) > 1 for row in self.rows)
 
+    @property
+    def bounds(self) -> frozenset[str]:
+        """The names of columns in which a mean is but a lower bound."""
+        return frozenset(
+            name for row in self.rows for name, cell in row.cells.items() if cell.at_least
+        )
+
+    @property
+    def studied(self) -> bool:
+        """Whether any group is one of studies."""
+        return any(run.study for row in self.rows for run in row.group.runs)
+
 
 def compare_runs(
     runs: Sequence[Run], *, metrics: Sequence[str] = (), sort: str | None = None
@@ -73,7 +94,7 @@ def compare_runs(
     """Compare the groups of `runs` by measures, validation results and generalization gap.
 
     Args:
-        runs: As `load_runs` returns them.
+        runs: As `load_runs` and `load_studies` return them.
         metrics: Show instead what matches these patterns, in their order. `*` stands for any
             characters. A pattern is matched with the names of measures, such as
             `transitions/segment`, and with every tag of the runs, such as `val_loss`.
@@ -161,6 +182,8 @@ def _summary(column: Column) -> str:
 def _cell(column: Column, group: Group) -> Cell:
     finals = [value for value in map(column.final, group.runs) if value is not None]
     mean = mean_of(finals) if finals else None
+    if any(map(column.at_least, group.runs)):
+        return Cell(mean, None, len(finals), at_least=True)
     return Cell(mean, spread_of(finals), len(finals))
 
 

@@ -82,6 +82,50 @@ def test_a_comparison_without_curves_cannot_be_plotted():
         plot_runs(compare_runs([made("a", lr={0: 1.0})]))
 
 
+def study(path, along, **points):
+    curves = {
+        tag.replace("__", "/"): Curve(tuple(it), tuple(it.values()), along)
+        for tag, it in points.items()
+    }
+    return Run(path, {}, curves | {"effcx/emc": Curve((0,), (8.0,), along="")}, study="emc")
+
+
+def test_curves_of_a_study_go_along_its_sizes_which_a_training_s_panel_does_not():
+    sizes = {1: 0.0, 8: 0.0, 64: 0.5}
+    runs = [study("a", "samples", effcx__emc__train_error=sizes), made("b", effcx__m={0: 1, 9: 1})]
+    figure = plot_runs(compare_runs(runs))
+    titles, along, scales = zip(
+        *((it.get_title("left"), it.get_xlabel(), it.get_xscale()) for it in figure.axes),
+        strict=True,
+    )
+    assert titles == ("emc/train_error", "m")  # emc itself is a single number
+    assert along == ("samples", "step")
+    assert scales == ("log", "linear")
+    figure.draw_without_rendering()
+    ticks = [text.get_text() for text in figure.axes[0].get_xticklabels()]
+    assert {"1", "8", "64"} <= set(ticks)
+
+
+def test_a_panel_tells_along_what_it_goes_unless_the_one_below_does():
+    runs = [made("a", **{f"effcx__{name}": {0: 1.0, 9: 1.0} for name in "ghijk"})]
+    runs.append(study("b", "samples", **{f"effcx__{name}": {8: 1.0, 32: 1.0} for name in "lm"}))
+    figure = plot_runs(compare_runs(runs))  # four above, three below
+    assert [axes.get_xlabel() for axes in figure.axes] == [
+        *("", "step", "step", "step"),
+        *("step", "samples", "samples"),
+    ]
+
+
+def test_sizes_that_are_near_each_other_have_ticks_of_their_own():
+    figure = plot_runs(compare_runs([study("a", "samples", effcx__m={36: 0.0, 40: 0.1, 50: 0.2})]))
+    assert figure.axes[0].get_xscale() == "linear"
+
+
+def test_single_numbers_alone_cannot_be_plotted():
+    with pytest.raises(ValueError, match=r"^There is nothing to plot: no column of the comparison"):
+        plot_runs(compare_runs([study("a", "samples")]))
+
+
 def test_eight_panels_make_a_file_under_200_kilobytes(tmp_path):
     noise = np.random.default_rng(0)
     runs = [

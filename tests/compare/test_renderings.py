@@ -7,7 +7,7 @@ import pytest
 from event_files import made
 from rich.console import Console
 
-from lightning_effcx.compare import compare_runs
+from lightning_effcx.compare import Curve, Run, compare_runs
 from lightning_effcx.compare.renderings import as_csv, as_json, as_table, width_of
 
 
@@ -165,6 +165,16 @@ def test_a_table_shows_brackets_as_they_are():
     assert "data=[/]" in printed(compare_runs(runs))
     across = printed(compare_runs(runs, metrics=["m", "effcx/m"]), 28)
     assert "[bold]" in across
+
+
+def test_a_lower_bound_is_shown_as_one_and_without_a_spread():
+    values = {
+        "seed_0": Curve((0,), (512.0,), along="", at_least=True),
+        "seed_1": Curve((0,), (64.0,)),
+    }
+    runs = [Run(path, {}, {"effcx/m": curve}) for path, curve in values.items()]
+    (row,) = [line for line in printed(compare_runs(runs)).splitlines() if "│ ." in line]
+    assert row.split("│")[3].strip() == "≥ 288.0"
 
 
 def test_csv_has_every_digit_and_leaves_missing_values_empty():
