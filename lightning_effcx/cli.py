@@ -40,11 +40,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     compare = commands.add_parser(
         "compare",
-        help="set runs side by side",
-        description="Read TensorBoard runs and set them side by side. Runs that differ only in "
-        "their seed form one row.",
+        help="set runs and studies side by side",
+        description="Read TensorBoard runs and the folders of studies, and set them side by side. "
+        "Those that differ only in their seed form one row.",
     )
-    compare.add_argument("folder", metavar="DIR", type=Path, help="read all runs below")
+    compare.add_argument("folder", metavar="DIR", type=Path, help="read all runs and studies below")
     compare.add_argument(
         "--metric",
         action="append",
@@ -183,16 +183,16 @@ def _sizes(text: str) -> tuple[int, ...]:
 def _compare(arguments: argparse.Namespace) -> None:
     # Imported here, because `effcx --help` shall not wait for TensorBoard, nor a table for
     # matplotlib.
-    from lightning_effcx.compare import compare_runs, load_runs, renderings  # noqa: PLC0415
+    from lightning_effcx.compare import compare_runs, load_runs, load_studies, renderings  # noqa: PLC0415
 
     _check_folders(arguments)
     if arguments.plot:
         from lightning_effcx.compare.plots import plot_runs  # noqa: PLC0415
         from lightning_effcx.figures import save_figure  # noqa: PLC0415
     with _plain_warnings():
-        runs = load_runs(arguments.folder)
+        runs = [*load_runs(arguments.folder), *load_studies(arguments.folder)]
     if not runs:
-        raise ValueError(f"There is no run below {str(arguments.folder)!r}.")
+        raise ValueError(f"There is no run and no finished study below {str(arguments.folder)!r}.")
     comparison = compare_runs(runs, metrics=arguments.metrics, sort=arguments.sort)
     terminal = get_terminal_size(fallback=(_WIDTH, 0)).columns
     table = renderings.as_table(comparison, terminal)

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 from event_files import ramp, write_events
+from study_folders import emc, write_study
 
 from lightning_effcx import __version__
 from lightning_effcx.cli import main
@@ -119,6 +120,23 @@ def test_every_file_written_gets_a_line(runs, tmp_path, capsys):
     assert files[2].read_bytes().startswith(b"\x89PNG")
 
 
+def test_compare_reads_studies_beside_runs(runs, tmp_path, capsys):
+    errors = {8: (0.0, 0.5), 16: (0.0, 0.75), 32: (0.05, 0.5)}
+    for width in (8, 16):
+        folder = runs / "emc" / f"width_{width}"
+        write_study(folder, "emc", emc(32, errors), make_module=f"nets:Net({width})")
+    stopped = write_study(runs / "stopped", "mimic", None)
+    plot = tmp_path / "plot.png"
+    options = ["--metric=emc*", "--metric=jacobian_norm", "--sort=emc", f"--plot={plot}"]
+    assert main(["compare", str(runs), *options]) == 0
+    out, err = capsys.readouterr()
+    assert "make_module=nets:Net(8)" in out
+    assert "≥ 32.00" in out
+    assert groups_in(out) == ["regularizer=l2", "regularizer=none"]
+    assert err == f"warning: {stopped}: the study has not come to its end; run it again to go on.\n"
+    assert plot.stat().st_size > 0
+
+
 def test_a_plot_without_a_suffix_is_written_where_it_says(runs, tmp_path):
     main(["compare", str(runs), f"--plot={tmp_path / 'picture'}"])
     assert (tmp_path / "picture").read_bytes().startswith(b"\x89PNG")
@@ -136,7 +154,7 @@ def test_a_damaged_file_is_one_plain_line_on_stderr(runs, capsys):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["empty"], "There is no run below 'empty'."),
+        (["empty"], "There is no run and no finished study below 'empty'."),
         (["nowhere"], "There is no folder 'nowhere'."),
         (["runs", "--csv=no/a.csv"], "There is no folder 'no' to write a.csv to."),
         (["runs", "--json=no/a.json"], "There is no folder 'no' to write a.json to."),

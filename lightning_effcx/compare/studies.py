@@ -1,0 +1,117 @@
+"""Studies: what the folders of studies hold, as runs.
+
+Two files of such a folder are read: `study.json` says what the study is, and `found.json` what it
+had found when it last came to its end. The curves go along the sizes that the study tried, of the
+numbers of samples or of hidden units; a number that it found is along nothing.
+"""
+
+import json
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from lightning_effcx.compare.runs import Curve, HParam, HParams, Run, files_below
+from lightning_effcx.tags import Tag
+
+_DIGESTS = {"digest", "lesson"}  # of samples: they tell nobody anything, and differ between seeds
+
+
+def load_studies(folder: Path) -> list[Run]:
+    """Read every study below `folder` that has come to an end, ordered by path.
+
+    A study that has not, or not again since it was run once more, is named in a warning, as is one
+    whose files cannot be read. Those of other kinds are passed over.
+    """
+    runs = [_read(file.parent, folder) for file in files_below(folder, "study.json")]
+    return [run for run in runs if run]
+
+
+def _read(study: Path, below: Path) -> Run | None:
+    kind, arguments = "", {}
+    try:
+        entries = _entries(study / "study.json")
+        kind, arguments = str(entries["kind"]), _hparams(entries["arguments"])
+    except (AttributeError, KeyError, OSError, TypeError, ValueError):
+        _warn(study, "study.json does not say what the study is; it was left out")
+    if kind not in _KINDS:
+        return None
+    try:
+        goal, curves = _KINDS[kind](_entries(study / "found.json"))
+    except FileNotFoundError:
+        _warn(study, "the study has not come to its end; run it again to go on")
+        return None
+    except (AttributeError, KeyError, OSError, TypeError, ValueError):
+        _warn(study, "found.json does not say what the study found; run it again to have it anew")
+        return None
+    if _outdated(study):
+        _warn(study, "the study went on without coming to its end again; run it again to go on")
+    path = study.relative_to(below).as_posix()
+    return Run(path, {"study": kind} | arguments | goal, curves, study=kind)
+
+
+def _entries(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _warn(study: Path, sentence: str) -> None:
+    warnings.warn(f"{study}: {sentence}.", stacklevel=2)
+
+
+def _outdated(study: Path) -> bool:
+    """Tell whether trainings ended, or were about to, after the study last found something."""
+    found, results = study / "found.json", study / "results.jsonl"
+    return results.exists() and results.stat().st_mtime_ns > found.stat().st_mtime_ns
+
+
+def _hparams(arguments: dict[str, Any]) -> HParams:
+    return {
+        name: _hparam(value)
+        for name, value in arguments.items()
+        if value is not None and name not in _DIGESTS
+    }
+
+
+def _hparam(value: Any) -> HParam:
+    """Take numbers as TensorBoard does, and as text what is neither number nor text."""
+    if isinstance(value, (str, bool)):
+        return value
+    return float(value) if isinstance(value, (int, float)) else str(value)
+
+
+def _emc(found: dict[str, Any]) -> tuple[HParams, dict[str, Curve]]:
+    complexity = _number("emc", found["emc"], at_least=bool(found["censored"]))
+    names = ("train_error", "test_error")
+    curves = _curves("emc", names, found["table"], size="n", along="samples")
+    return {"epsilon": float(found["epsilon"])}, complexity | curves
+
+
+def _mimic(found: dict[str, Any]) -> tuple[HParams, dict[str, Curve]]:
+    students = [row for row in found["table"] if row["hidden"] is not None]  # without the teacher
+    size = {} if found["size"] is None else _number("mimic/size", found["size"])
+    names = ("r2", "agreement", "accuracy", "accuracy_on_labels")
+    curves = _curves("mimic", names, students, size="hidden", along="hidden units")
+    return {"tolerance": float(found["tolerance"])}, size | curves
+
+
+_KINDS: dict[str, Callable[[dict[str, Any]], tuple[HParams, dict[str, Curve]]]] = {
+    "emc": _emc,
+    "mimic": _mimic,
+}
+
+
+def _number(name: str, value: float, *, at_least: bool = False) -> dict[str, Curve]:
+    return {str(Tag(name)): Curve((0,), (float(value),), along="", at_least=at_least)}
+
+
+def _curves(
+    kind: str, names: Iterable[str], table: list[dict[str, Any]], *, size: str, along: str
+) -> dict[str, Curve]:
+    """Make a curve of every column of a table in which any entry is known."""
+    curves = {}
+    for name in names:
+        known = [(int(row[size]), float(row[name])) for row in table if row[name] is not None]
+        if known:
+            steps, values = zip(*known, strict=True)
+            curves[str(Tag(f"{kind}/{name}"))] = Curve(steps, values, along)
+    return curves

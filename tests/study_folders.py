@@ -1,0 +1,48 @@
+"""Write folders of studies as these do when they end."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lightning_effcx.studies.emc import EMCRow
+from lightning_effcx.studies.mimicry import Mimicry, MimicStudy
+
+
+def write_study(folder: Path, kind: str, found: Mapping[str, Any] | None, **arguments: Any) -> Path:
+    """Write the files of a study; without what it found, those of one that was stopped."""
+    folder.mkdir(parents=True, exist_ok=True)
+    study = {"kind": kind, "arguments": arguments, "version": "0.1.0"}
+    (folder / "study.json").write_text(json.dumps(study), encoding="utf-8")
+    (folder / "results.jsonl").touch()
+    os.utime(folder / "results.jsonl", (1, 1))
+    if found is not None:
+        (folder / "found.json").write_text(json.dumps(found), encoding="utf-8")
+    return folder
+
+
+def emc(
+    complexity: int,
+    errors: Mapping[int, Sequence[float | None]],
+    *,
+    upper: int | None = None,
+    epsilon: float = 0.1,
+) -> dict[str, Any]:
+    """Return what a study of `{n: (train_error, test_error)}` found."""
+    rows = [EMCRow(n, train, None, test, None, 1) for n, (train, test) in errors.items()]
+    return {
+        "emc": complexity,
+        "interval": [0, upper],
+        "censored": upper is None,
+        "epsilon": epsilon,
+        "monotone": True,
+        "table": [asdict(row) for row in rows],
+        "failures": [],
+    }
+
+
+def mimic(*students: Mimicry, tolerance: float = 0.05) -> dict[str, Any]:
+    """Return what a study of these students found."""
+    return json.loads(MimicStudy((*students, Mimicry(parameters=9)), tolerance).as_json())
