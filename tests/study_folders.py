@@ -1,7 +1,6 @@
 """Write folders of studies as these do when they end."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,6 @@ def write_study(folder: Path, kind: str, found: Mapping[str, Any] | None, **argu
     study = {"kind": kind, "arguments": arguments, "version": "0.1.0"}
     (folder / "study.json").write_text(json.dumps(study), encoding="utf-8")
     (folder / "results.jsonl").touch()
-    os.utime(folder / "results.jsonl", (1, 1))
     if found is not None:
         (folder / "found.json").write_text(json.dumps(found), encoding="utf-8")
     return folder

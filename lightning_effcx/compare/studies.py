@@ -15,6 +15,7 @@ from lightning_effcx.compare.runs import Curve, HParam, HParams, Run, files_belo
 from lightning_effcx.tags import Tag
 
 _DIGESTS = {"digest", "lesson"}  # of samples: they tell nobody anything, and differ between seeds
+_COPYING = 10  # seconds: a copy of a folder may have the times at which its files were copied
 
 
 def load_studies(folder: Path) -> list[Run]:
@@ -61,7 +62,7 @@ def _warn(study: Path, sentence: str) -> None:
 def _outdated(study: Path) -> bool:
     """Tell whether trainings ended, or were about to, after the study last found something."""
     found, results = study / "found.json", study / "results.jsonl"
-    return results.exists() and results.stat().st_mtime_ns > found.stat().st_mtime_ns
+    return results.exists() and results.stat().st_mtime > found.stat().st_mtime + _COPYING
 
 
 def _hparams(arguments: dict[str, Any]) -> HParams:

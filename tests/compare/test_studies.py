@@ -213,6 +213,13 @@ def test_a_folder_that_does_not_say_what_the_study_found_is_named_and_left_out(
         assert load_studies(tmp_path) == []
 
 
+def test_a_copy_whose_files_are_as_old_as_the_copy_is_as_good_as_the_study(tmp_path):
+    folder = write_study(tmp_path / "a", "emc", emc(8, ERRORS))
+    os.utime(folder / "found.json", (1000, 1000))
+    os.utime(folder / "results.jsonl", (1001, 1001))
+    assert [run.path for run in load_studies(tmp_path)] == ["a"]
+
+
 def test_a_study_without_its_results_is_read_and_jobs_of_another_kind_are_passed_over(tmp_path):
     folder = write_study(tmp_path / "a", "emc", emc(8, ERRORS))
     (folder / "results.jsonl").unlink()
