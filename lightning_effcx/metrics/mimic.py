@@ -34,6 +34,7 @@ from lightning_effcx.decisions import decisions
 from lightning_effcx.metrics.base import NetworkMetric
 from lightning_effcx.metrics.student import (
     check_share,
+    check_steps,
     check_widths,
     fit_student,
     logits,
@@ -180,8 +181,7 @@ class MimicGap(NetworkMetric):
     ) -> None:
         super().__init__(**kwargs)
         check_widths(hidden, bottleneck)
-        if steps < 1:
-            raise ValueError(f"steps={steps}: expected at least 1.")
+        check_steps(steps)
         check_share(held_out)
         self.hidden = hidden
         self.bottleneck = bottleneck

@@ -81,6 +81,12 @@ def check_widths(hidden: int, bottleneck: int | None) -> None:
         raise ValueError(f"bottleneck={bottleneck}: expected at least 1, or None for none.")
 
 
+def check_steps(steps: int) -> None:
+    """Refuse to fit without a step."""
+    if steps < 1:
+        raise ValueError(f"steps={steps}: expected at least 1.")
+
+
 def fit_student(  # noqa: PLR0913 each is one thing that users may choose
     teacher: Network,
     x: Float[Tensor, "n ..."],
@@ -117,8 +123,7 @@ def fit_student(  # noqa: PLR0913 each is one thing that users may choose
         >>> bool((student(x) - x.abs()).square().mean() < 0.01 * x.abs().var())
         True
     """
-    if steps < 1:
-        raise ValueError(f"steps={steps}: expected at least 1.")
+    check_steps(steps)
     if not len(x):
         raise ValueError("x has no samples, expected at least one sample to fit the student at.")
     with torch.no_grad(), differentiating():

@@ -19,7 +19,13 @@ from typing import Any
 
 import torch
 
-from lightning_effcx.metrics.student import ShallowStudent, check_widths, fit_labels, fit_outputs
+from lightning_effcx.metrics.student import (
+    ShallowStudent,
+    check_steps,
+    check_widths,
+    fit_labels,
+    fit_outputs,
+)
 from lightning_effcx.observe import Network
 from lightning_effcx.studies.conditions import Conditions
 from lightning_effcx.studies.executor import run_jobs
@@ -121,8 +127,7 @@ def _check(
         raise ValueError(f"activation={activation!r}: expected one of {', '.join(_ACTIVATIONS)}.")
     if not 0 <= tolerance < 1:
         raise ValueError(f"tolerance={tolerance}: expected a share, 0 or more and below 1.")
-    if steps < 1:
-        raise ValueError(f"steps={steps}: expected at least 1.")
+    check_steps(steps)
 
 
 @dataclass(frozen=True)
