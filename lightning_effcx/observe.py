@@ -43,6 +43,16 @@ def evaluate(network: Network, x: Tensor) -> Tensor:
     return y
 
 
+def check_finite(outputs: Tensor, what: str = "samples") -> None:
+    """Refuse outputs `(n, k)` that are infinite or no numbers, and say for how many samples."""
+    finite = outputs.isfinite()
+    if not finite.all():
+        bad = int((~finite).any(1).sum())
+        raise ValueError(
+            f"the network's outputs are not finite for {bad} of {len(outputs)} {what}."
+        )
+
+
 def in_precision(network: Network, dtype: torch.dtype) -> Network:
     """Give a module its parameters and buffers in another precision, for the time of a call.
 

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from torchmetrics import MeanMetric
 
 from lightning_effcx.metrics import Transitions
-from lightning_effcx.observe import differentiating, evaluate, observing
+from lightning_effcx.observe import check_finite, differentiating, evaluate, observing
 
 
 def draw() -> tuple[float, float, float]:
@@ -366,3 +366,12 @@ def test_evaluate_says_what_else_the_network_returned(outputs):
 def test_evaluate_says_which_shape_it_expected(shape):
     with pytest.raises(ValueError, match=r"for 4 samples, expected \(4, k\): reshape it"):
         evaluate(lambda _: torch.zeros(shape), torch.zeros(4, 2))
+
+
+def test_outputs_that_are_not_finite_are_counted_by_the_sample():
+    outputs = torch.tensor([[1.0, 2.0], [torch.nan, torch.inf], [0.0, -torch.inf]])
+    check_finite(outputs[:1])
+    with pytest.raises(ValueError, match=r"^the network's outputs are not finite for 2 of 3 sampl"):
+        check_finite(outputs)
+    with pytest.raises(ValueError, match=r"for 2 of 3 probes\.$"):
+        check_finite(outputs, "probes")

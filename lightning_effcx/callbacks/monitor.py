@@ -33,7 +33,7 @@ from lightning_effcx.callbacks.tensorboard import (
     writers,
 )
 from lightning_effcx.capture import captured
-from lightning_effcx.observe import Network, observing
+from lightning_effcx.observe import Network, check_finite, observing
 from lightning_effcx.tags import PREFIX, STDERR, Tag, check_name, is_site_key
 from lightning_effcx.views import at_samples
 
@@ -317,11 +317,7 @@ class ComplexityMonitor(Callback):
             with self._explaining():
                 call, y = self._probe.gathered(trainer)
                 found = together(lambda: captured(pl_module, call, self.network, self.output))
-            if not found.outputs.isfinite().all():
-                bad = (~found.outputs.isfinite()).any(1).sum()
-                raise ValueError(
-                    f"the network's outputs are not finite for {bad} of {len(found.x)} samples."
-                )
+            check_finite(found.outputs)
             seen = Seen(*found, None if y is None else y.to(found.x.device, copy=True))
             if self._by_default and not self._chosen:
                 self._chosen = True

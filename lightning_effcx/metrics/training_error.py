@@ -20,7 +20,7 @@ from torchmetrics.utilities import dim_zero_cat
 from lightning_effcx.decisions import decisions
 from lightning_effcx.metrics.base import NetworkMetric
 from lightning_effcx.metrics.emc import check_epsilon, is_fitted
-from lightning_effcx.observe import Network, evaluate, observing
+from lightning_effcx.observe import Network, check_finite, evaluate, observing
 from lightning_effcx.structures import structure
 from lightning_effcx.tags import STDERR
 from lightning_effcx.views import varies
@@ -105,11 +105,7 @@ class TrainingError(NetworkMetric):
                 self.wrong = [*self.wrong, self._wrong(evaluate(network, own), self.y[part])]
 
     def _wrong(self, outputs: Tensor, y: Tensor) -> Tensor:
-        if not outputs.isfinite().all():
-            bad = (~outputs.isfinite()).any(1).sum()
-            raise ValueError(
-                f"the network's outputs are not finite for {bad} of {len(y)} training samples."
-            )
+        check_finite(outputs, "training samples")
         k = outputs.shape[1]
         y = y.to(outputs.device)
         if y.min() < (0 if k > 1 else -1) or y.max() >= max(k, 2):

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from lightning_effcx.decisions import decisions
 from lightning_effcx.metrics.mimic import Fidelity, fidelity
 from lightning_effcx.metrics.student import check_share, logits, split_samples
-from lightning_effcx.observe import Network, observing
+from lightning_effcx.observe import Network, check_finite, observing
 from lightning_effcx.studies.digests import digest_of
 
 Samples: TypeAlias = Dataset[Any] | tuple[Tensor, ...]
@@ -64,9 +64,7 @@ class Lesson:
             parts = [_taught(network, part, labelled=labelled) for part in (dataset, held_out)]
             x, z, y = (torch.cat(both) for both in zip(*parts, strict=True))
             seen, held = torch.arange(len(x)).split([len(part[0]) for part in parts])
-        if not z.isfinite().all():
-            bad = int((~z.isfinite()).any(1).sum())
-            raise ValueError(f"the network's outputs are not finite for {bad} of {len(z)} samples.")
+        check_finite(z)
         lesson = cls(x, z, y, seen, held)
         _ = lesson.judged(z[held]).gap  # refuses a teacher whose outputs are all the same
         return lesson
