@@ -67,6 +67,13 @@ class Call:
         given = mapped(self.given, tensors.get)
         return replace(self, given=given, samples=self.samples if samples is None else samples)
 
+    def copied(self) -> Self:
+        """Return the same call with copies of all tensors.
+
+        Outside of inference mode they are ordinary tensors, also where the call was heard in it.
+        """
+        return self.replaced({place: tensor.clone() for place, tensor in self.tensors().items()})
+
     def rows(self, index: Tensor | slice) -> Self:
         """Return the call with some of the samples."""
         chosen = {place: tensor[index] for place, tensor in self.of_samples().items()}

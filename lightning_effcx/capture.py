@@ -146,8 +146,7 @@ def _evaluated(
     part: nn.Module, call: Call, choice: ChooseNetwork | None, *, writes: bool = False
 ) -> tuple[View, Tensor, Any]:
     """Return the network, its input, and all that it returns for it."""
-    # Ordinary tensors, also where the call was heard in inference mode.
-    copied = call.replaced({place: tensor.clone() for place, tensor in call.tensors().items()})
+    copied = call.copied()
     network: View
     network, x = _viewed(part, copied, choice) if callable(choice) else _called(part, copied)
     network.writes = writes
@@ -173,8 +172,7 @@ def _part(module: nn.Module, name: str) -> nn.Module:
 
 def _inner(module: nn.Module, call: Call, part: str) -> Call:
     """Return what a part is called with within a call of the module, as the weights are now."""
-    ordinary = call.replaced({place: t.clone() for place, t in call.tensors().items()})
-    found = within(_part(module, call.part), ordinary, part)
+    found = within(_part(module, call.part), call.copied(), part)
     if found is None:
         raise LookupError(f"network={part!r} was not called with tensors")
     return found

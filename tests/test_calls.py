@@ -59,6 +59,18 @@ def test_some_of_the_samples_can_be_taken():
     assert torch.equal(part.given[1]["table"], TABLE)
 
 
+def test_a_copy_has_ordinary_tensors_of_its_own():
+    with torch.inference_mode():
+        heard = call()
+    copied = heard.copied()
+    assert (copied.samples, copied.varying) == (heard.samples, heard.varying)
+    for place, tensor in heard.tensors().items():
+        assert tensor.is_inference()
+        assert not copied.tensors()[place].is_inference()
+        assert torch.equal(copied.tensors()[place], tensor)
+        assert copied.tensors()[place].data_ptr() != tensor.data_ptr()
+
+
 def test_calls_are_joined_by_their_samples():
     both = call().joined([call(X + 1, MASK + 6)])
     assert both.samples == 8
