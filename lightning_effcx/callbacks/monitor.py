@@ -24,7 +24,7 @@ from lightning_effcx.callbacks.hosts import (
 from lightning_effcx.callbacks.probe import Probe
 from lightning_effcx.callbacks.ranks import gather, together
 from lightning_effcx.callbacks.schedules import Every
-from lightning_effcx.callbacks.selection import measure, named
+from lightning_effcx.callbacks.selection import measure, named, with_error_bars
 from lightning_effcx.callbacks.standard import candidates, suited
 from lightning_effcx.callbacks.tensorboard import (
     declare_hparams,
@@ -296,7 +296,7 @@ class ComplexityMonitor(Callback):
         names = [
             self._named(name) + beside
             for name, metric in self.metrics.items()
-            for beside in ("", *getattr(metric, "beside", ()))
+            for beside in with_error_bars(metric)
         ]
         measured = [str(Tag(name)) for name in names]
         measured += sorted({"val_loss", *(key for key in monitored if key)} - {*measured})
@@ -376,7 +376,7 @@ class ComplexityMonitor(Callback):
                     values[str(Tag(name, "seconds"))] = gather(seconds)[0]
                     bands |= {
                         name + key: (found[key], found.get(key + STDERR, 0.0))
-                        for key in ("", *getattr(metric, "beside", ()))
+                        for key in with_error_bars(metric)
                         if key in found
                     }
         if log is None:

@@ -50,6 +50,11 @@ def _check(name: str, metric: Any) -> None:
     check_name(name)
 
 
+def with_error_bars(metric: Metric) -> tuple[str, ...]:
+    """Return which of a metric's values are shown with error bars, by what follows its name."""
+    return ("", *getattr(metric, "beside", ()))
+
+
 def measure(metric: Metric, network: Network, x: Tensor, y: Tensor | None) -> dict[str, float]:
     """Measure afresh; return what was found, by what follows the metric's name in its keys.
 
