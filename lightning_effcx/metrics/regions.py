@@ -198,20 +198,20 @@ def _estimated(
     _check(budget, share)
     draws = Draws.of(len(path), generator)
     first, second = draws.rand(2, dtype=torch.float64).to(path.device).unbind(1)
+    windows = 1 if budget is None else _WINDOWS
+
+    def summed(counts: Tensor) -> Tensor:
+        return counts.unflatten(0, (-1, 2 * windows)).sum(1)
+
     if budget is not None:
-        pilot, windows = torch.full_like(first, _PILOT), _WINDOWS
-        knots = pieces(network, _windows(path, first, pilot, windows)).transitions()
-        knots = knots.unflatten(0, (-1, 2 * windows)).sum(1)
+        pilot = torch.full_like(first, _PILOT)
+        knots = summed(pieces(network, _windows(path, first, pilot, windows)).transitions())
         shares = (budget / ((knots + 1) / pilot)).clamp(max=1.0)
     else:
-        shares, windows = torch.full_like(first, share or 0.0), 1
+        shares = torch.full_like(first, share or 0.0)
     found = pieces(network, _windows(path, second, shares, windows))
-
-    def scaled(counts: Tensor) -> Tensor:
-        return counts.unflatten(0, (-1, 2 * windows)).sum(1) / shares
-
-    regions = 1 + scaled(found.regions() - 1)
-    return regions, {site: scaled(found.transitions(site)) for site in found.sites}
+    regions = 1 + summed(found.regions() - 1) / shares
+    return regions, {site: summed(found.transitions(site)) / shares for site in found.sites}
 
 
 def _windows(path: Tensor, start: Tensor, share: Tensor, windows: int) -> Tensor:
