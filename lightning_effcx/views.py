@@ -22,16 +22,14 @@ class View(nn.Module):
     Args:
         module: What is looked at.
         function: Maps the module and `x` to the outputs.
-        place: Where in the outputs the tensor is that is looked at.
     """
 
-    def __init__(
-        self, module: nn.Module, function: Callable[[nn.Module, Tensor], Any], place: Place = ()
-    ) -> None:
+    def __init__(self, module: nn.Module, function: Callable[[nn.Module, Tensor], Any]) -> None:
         super().__init__()
         self._orig_mod = module  # as torch calls what is wrapped: no part of the sites' names
         self.function = function
-        self.place = place
+        self.place: Place = ()
+        """Where in the outputs the tensor is that is looked at."""
         self.writes = False
         """Whether it writes to what it is called with, which is then to be a copy."""
 
