@@ -24,7 +24,7 @@ from lightning_effcx.callbacks.hosts import (
 from lightning_effcx.callbacks.probe import Probe
 from lightning_effcx.callbacks.ranks import gather, together
 from lightning_effcx.callbacks.schedules import Every
-from lightning_effcx.callbacks.selection import measure, named, with_error_bars
+from lightning_effcx.callbacks.selection import measure, memory, named, remember, with_error_bars
 from lightning_effcx.callbacks.standard import candidates, suited
 from lightning_effcx.callbacks.tensorboard import (
     declare_hparams,
@@ -62,7 +62,7 @@ class ComplexityMonitor(Callback):
     In a training without validation the first training samples are measured, at each epoch's end.
 
     Processes of a distributed training share the work, and log what one would. Checkpoints hold the
-    probe, so that a resumed training goes on with the same curves.
+    probe, and what metrics remember, so that a resumed training goes on with the same curves.
 
     Args:
         metrics: What to measure: metrics, named by themselves or as the keys of a dictionary. By
@@ -150,6 +150,7 @@ class ComplexityMonitor(Callback):
             "validations": self._validations,
             "history": self.history,
             "probe": self._probe.state(),
+            "memory": memory(self.metrics),
         }
 
     @override
@@ -157,6 +158,7 @@ class ComplexityMonitor(Callback):
         self._validations = state_dict["validations"]
         self.history = state_dict["history"]
         self._probe.load(state_dict["probe"])
+        remember(self.metrics, state_dict.get("memory", {}))  # older checkpoints have none
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -55,6 +55,30 @@ def with_error_bars(metric: Metric) -> tuple[str, ...]:
     return ("", *getattr(metric, "beside", ()))
 
 
+def memory(metrics: Mapping[str, Metric]) -> dict[str, dict[str, Any]]:
+    """Return what our metrics remember over resets, by their names; nothing of those of the user.
+
+    Example:
+        >>> from lightning_effcx.metrics import JacobianNorm, TrainingError
+        >>> error = TrainingError((torch.eye(2), torch.arange(2)))
+        >>> memory({"norm": JacobianNorm(), "error": error})
+        {'error': {'measured': 0, 'since': None}}
+    """
+    return {
+        name: {attribute: getattr(metric, attribute) for attribute in metric.remembered}
+        for name, metric in metrics.items()
+        if isinstance(metric, NetworkMetric) and metric.remembered
+    }
+
+
+def remember(metrics: Mapping[str, Metric], known: Mapping[str, Mapping[str, Any]]) -> None:
+    """Let our metrics go on from what they remembered; what they do not know is left out."""
+    for name, own in memory(metrics).items():
+        metrics[name].reset()  # what is under way belongs to what it remembered until now
+        for attribute in own.keys() & known.get(name, {}).keys():
+            setattr(metrics[name], attribute, known[name][attribute])
+
+
 def measure(metric: Metric, network: Network, x: Tensor, y: Tensor | None) -> dict[str, float]:
     """Measure afresh; return what was found, by what follows the metric's name in its keys.
 

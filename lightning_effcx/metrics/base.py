@@ -65,6 +65,8 @@ class NetworkMetric(Metric):
 
     beside: tuple[str, ...] = ()
     """What is computed beside the value and has an error bar, by what follows its name."""
+    remembered: tuple[str, ...] = ()
+    """Which attributes, all of plain Python values, go on over resets and resumed trainings."""
     share: Share = Share()
     """Which of the samples or paths of each batch to measure: all of them, unless it is set."""
 

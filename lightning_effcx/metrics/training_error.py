@@ -42,8 +42,8 @@ class TrainingError(NetworkMetric):
     * `/since`: the measurement since which that has held without a break, counted from 0; absent
       where it does not hold now. A measurement is what was computed before a `reset`, and the count
       goes on over resets: in a monitor that measures at every epoch it is the epoch. It is kept in
-      copies and pickles, but in no checkpoint: a resumed training counts anew, while the curve of
-      `/interpolates` tells all.
+      copies, in pickles, and by the monitor in checkpoints, so that a resumed training counts on;
+      what held before it was resumed did so by the samples and the epsilon of then.
 
     Args:
         data: The training samples: tensors `(x, y)` of shapes `(n, ...)` and `(n,)`, or a dataset
@@ -58,6 +58,7 @@ class TrainingError(NetworkMetric):
     """
 
     name = "training_error"
+    remembered = ("measured", "since")
 
     wrong: list[Tensor]
 
