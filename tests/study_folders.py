@@ -2,12 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lightning_effcx.studies.emc import EMCRow
-from lightning_effcx.studies.mimicry import Mimicry, MimicStudy
+from lightning_effcx.studies import EMCRow, EMCStudy, MimicStudy
+from lightning_effcx.studies.mimicry import Mimicry
 
 
 def write_study(folder: Path, kind: str, found: Mapping[str, Any] | None, **arguments: Any) -> Path:
@@ -30,15 +29,8 @@ def emc(
 ) -> dict[str, Any]:
     """Return what a study of `{n: (train_error, test_error)}` found."""
     rows = [EMCRow(n, train, None, test, None, 1) for n, (train, test) in errors.items()]
-    return {
-        "emc": complexity,
-        "interval": [0, upper],
-        "censored": upper is None,
-        "epsilon": epsilon,
-        "monotone": True,
-        "table": [asdict(row) for row in rows],
-        "failures": [],
-    }
+    study = EMCStudy(complexity, (0, upper), epsilon, tuple(rows), monotone=True, failures={})
+    return json.loads(study.as_json())
 
 
 def mimic(*students: Mimicry, tolerance: float = 0.05) -> dict[str, Any]:

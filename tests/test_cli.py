@@ -120,7 +120,8 @@ def test_every_file_written_gets_a_line(runs, tmp_path, capsys):
     assert files[2].read_bytes().startswith(b"\x89PNG")
 
 
-def test_compare_reads_studies_beside_runs(runs, tmp_path, capsys):
+def test_compare_reads_studies_beside_runs(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     errors = {8: (0.0, 0.5), 16: (0.0, 0.75), 32: (0.05, 0.5)}
     for width in (8, 16):
         folder = runs / "emc" / f"width_{width}"

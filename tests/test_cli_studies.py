@@ -133,6 +133,23 @@ def test_mimic_prints_the_table_and_says_what_it_wrote(capsys):
     assert Path("out.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_folders_of_studies_are_compared(capsys):
+    for noise in (0.0, 0.5):
+        emc(f"--label-noise={noise}", f"--folder=kept/noise_{noise}", "--repeats=2")
+    mimic("made", "--folder=kept/mimic")
+    capsys.readouterr()
+    assert main(["compare", "kept", "--json=table.json", "--plot=curves.png"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "mimic/size" in out
+    first, second, third = read("table.json")
+    assert (first["label"], second["label"]) == ("label_noise=0", "label_noise=0.5")
+    for group in (first, second):
+        noise = group["hparams"]["label_noise"]
+        assert group["columns"]["emc"]["mean"] == read(f"kept/noise_{noise}/found.json")["emc"]
+    assert third["columns"]["mimic/size"]["mean"] == 8
+
+
 def test_what_is_asked_for_reaches_mimic():
     options = ["--seed=3", "--bottleneck=2", "--tolerance=0.5", "--no-labels", "--folder=kept"]
     assert mimic("unlabelled", *options, "--json=out.json") == 0

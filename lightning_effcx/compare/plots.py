@@ -69,17 +69,18 @@ def _along(groups: Sequence[Group], tag: str) -> str:
 
 def _draw(axes: Axes, groups: Sequence[Group], tag: str, along: str) -> None:
     """Draw one panel; a group without the curve has an empty line, for the legend."""
+    sizes: set[int] = set()
     for place, group in enumerate(groups):
         colour = COLOURS[place % len(COLOURS)]
         dashes = _DASHES[place // len(COLOURS) % len(_DASHES)]
         steps, means, spreads = _average(group.runs, tag, along)
+        sizes.update(steps)
         marker = "o" if len(steps) == 1 else ""  # a line of one point cannot be seen
         axes.plot(steps, means, dashes, color=colour, marker=marker, label=group.label)
         lower = [mean - spread for mean, spread in zip(means, spreads, strict=True)]
         upper = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
         axes.fill_between(steps, lower, upper, color=colour, alpha=0.2, linewidth=0)
     if along != "step":
-        sizes = {int(size) for line in axes.get_lines() for size in line.get_xdata()}
         label_logarithms(axes, "x", sizes)
     simplify(axes)
 

@@ -1,8 +1,8 @@
 """Studies: what the folders of studies hold, as runs.
 
-Two files of such a folder are read: `study.json` says what the study is, and `found.json` what it
-had found when it last came to its end. The curves go along the sizes that the study tried, of the
-numbers of samples or of hidden units; a number that it found is along nothing.
+Two files of such a folder are read: `study.json` says what the study is, and `found.json`, which is
+there once it has come to its end, what it found. The curves go along the sizes that the study
+tried, of the numbers of samples or of hidden units; a number that it found is along nothing.
 """
 
 import json
@@ -14,15 +14,14 @@ from typing import Any
 from lightning_effcx.compare.runs import Curve, HParam, HParams, Run, files_below
 from lightning_effcx.tags import Tag
 
-_DIGESTS = {"digest", "lesson"}  # of samples: they tell nobody anything, and differ between seeds
-_COPYING = 10  # seconds: a copy of a folder may have the times at which its files were copied
+_DIGEST = "data"  # of samples: it tells nobody anything, and may differ between seeds
 
 
 def load_studies(folder: Path) -> list[Run]:
     """Read every study below `folder` that has come to an end, ordered by path.
 
-    A study that has not, or not again since it was run once more, is named in a warning, as is one
-    whose files cannot be read. Those of other kinds are passed over.
+    A study that has not is named in a warning, as is one whose files cannot be read. Those of other
+    kinds are passed over.
     """
     runs = [_read(file.parent, folder) for file in files_below(folder, "study.json")]
     return [run for run in runs if run]
@@ -45,8 +44,6 @@ def _read(study: Path, below: Path) -> Run | None:
     except (AttributeError, KeyError, OSError, TypeError, ValueError):
         _warn(study, "found.json does not say what the study found; run it again to have it anew")
         return None
-    if _outdated(study):
-        _warn(study, "the study went on without coming to its end again; run it again to go on")
     path = study.relative_to(below).as_posix()
     return Run(path, {"study": kind} | arguments | goal, curves, study=kind)
 
@@ -59,17 +56,11 @@ def _warn(study: Path, sentence: str) -> None:
     warnings.warn(f"{study}: {sentence}.", stacklevel=2)
 
 
-def _outdated(study: Path) -> bool:
-    """Tell whether trainings ended, or were about to, after the study last found something."""
-    found, results = study / "found.json", study / "results.jsonl"
-    return results.exists() and results.stat().st_mtime > found.stat().st_mtime + _COPYING
-
-
 def _hparams(arguments: dict[str, Any]) -> HParams:
     return {
         name: _hparam(value)
         for name, value in arguments.items()
-        if value is not None and name not in _DIGESTS
+        if value is not None and name != _DIGEST
     }
 
 

@@ -116,11 +116,6 @@ def test_a_panel_tells_along_what_it_goes_unless_the_one_below_does():
     ]
 
 
-def test_sizes_that_are_near_each_other_have_ticks_of_their_own():
-    figure = plot_runs(compare_runs([study("a", "samples", effcx__m={36: 0.0, 40: 0.1, 50: 0.2})]))
-    assert figure.axes[0].get_xscale() == "linear"
-
-
 def test_single_numbers_alone_cannot_be_plotted():
     with pytest.raises(ValueError, match=r"^There is nothing to plot: no column of the comparison"):
         plot_runs(compare_runs([study("a", "samples")]))
