@@ -56,7 +56,7 @@ FLOORS = [
     {"studies", "studies.*"},
 ]
 ANNEX = {"tags", "figures", "compare", "compare.*"}
-ROOF = {"cli"}  # above all, which it imports when it is asked to; nothing imports it
+ROOF = {"cli", "cli.*"}  # above all, which it imports when it is asked to; nothing imports it
 HEAVY = {"torch", "torchmetrics", "pytorch_lightning", "lightning", "numpy"}
 FILES = sorted(ROOT.rglob("*.py"))
 
@@ -113,9 +113,9 @@ def test_every_file_is_in_a_room():
 
 @pytest.mark.parametrize("name", sorted(set(MODULES) - {""}))
 def test_imports_point_down(name):
-    assert not ours(MODULES[name]) & ROOF
     if matches(name, ROOF):
         return
+    assert not any(matches(imported, ROOF) for imported in ours(MODULES[name]))
     if matches(name, ANNEX):
         assert all(matches(imported, ANNEX) for imported in ours(MODULES[name]))
         return

@@ -177,7 +177,7 @@ def test_processes_train_and_it_prints_the_same(capsys, monkeypatch):
             super().__init__(count)
             pools.append((count, context.get_start_method()))
 
-    monkeypatch.setattr("lightning_effcx.cli.ProcessPoolExecutor", Pool)
+    monkeypatch.setattr("lightning_effcx.cli.studies.ProcessPoolExecutor", Pool)
     mimic("made")
     expected = capsys.readouterr().out
     assert pools == []

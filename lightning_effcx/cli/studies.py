@@ -1,69 +1,27 @@
-"""The command `effcx`: each of its commands is one call into a room."""
+"""`effcx emc`, `effcx descent` and `effcx mimic`: the studies of what the user's code makes."""
 
 import argparse
 import sys
 import traceback
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from inspect import Parameter, signature
 from multiprocessing import get_context
 from pathlib import Path
 from pkgutil import resolve_name
-from shutil import get_terminal_size
 from typing import Any
 
 from rich.console import Console
 
-from lightning_effcx import __version__
-
-_WIDTH = 100  # of tables that go to a file or pipe
+from lightning_effcx.cli.files import check_folders, say_written, write_text
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return 0, or 2 after saying on stderr what was wrong."""
-    arguments = _parser().parse_args(argv)
-    try:
-        arguments.run(arguments)
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        sys.stderr.write(f"effcx: {error}\n")
-        return 2
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "effcx", description="See how complex the functions are that your networks represent."
-    )
-    parser.add_argument("--version", action="version", version=f"effcx {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    compare = commands.add_parser(
-        "compare",
-        help="set runs and studies side by side",
-        description="Read TensorBoard runs and the folders of studies, and set them side by side. "
-        "Those that differ only in their seed form one row.",
-    )
-    compare.add_argument("folder", metavar="DIR", type=Path, help="read all runs and studies below")
-    compare.add_argument(
-        "--metric",
-        action="append",
-        default=[],
-        dest="metrics",
-        metavar="PATTERN",
-        help="show only matching measures and tags, such as 'transitions/*' or 'val_*'; repeatable",
-    )
-    compare.add_argument(
-        "--sort", metavar="COLUMN", help="sort by a column; --sort=-COLUMN sorts descending"
-    )
-    compare.add_argument("--csv", type=Path, metavar="FILE", help="write the table as CSV too")
-    compare.add_argument("--json", type=Path, metavar="FILE", help="write the table as JSON too")
-    compare.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the curves too")
-    compare.set_defaults(run=_compare)
+def add_to(commands: Any) -> None:
+    """Add the commands."""
     _add_emc(commands)
     _add_descent(commands)
     _add_mimic(commands)
-    return parser
 
 
 def _add_emc(commands: Any) -> None:
@@ -180,35 +138,8 @@ def _sizes(text: str) -> tuple[int, ...]:
         ) from None
 
 
-def _compare(arguments: argparse.Namespace) -> None:
-    # Imported here, because `effcx --help` shall not wait for TensorBoard, nor a table for
-    # matplotlib.
-    from lightning_effcx.compare import compare_runs, load_runs, load_studies, renderings  # noqa: PLC0415
-
-    _check_folders(arguments)
-    if arguments.plot:
-        from lightning_effcx.compare.plots import plot_runs  # noqa: PLC0415
-        from lightning_effcx.figures import save_figure  # noqa: PLC0415
-    with _plain_warnings():
-        runs = [*load_runs(arguments.folder), *load_studies(arguments.folder)]
-    if not runs:
-        raise ValueError(f"There is no run and no finished study below {str(arguments.folder)!r}.")
-    comparison = compare_runs(runs, metrics=arguments.metrics, sort=arguments.sort)
-    terminal = get_terminal_size(fallback=(_WIDTH, 0)).columns
-    table = renderings.as_table(comparison, terminal)
-    # Where the terminal is too narrow even so, rows go on in the next line, but nothing is cut.
-    Console(width=renderings.width_of(table)).print(table)
-    if arguments.csv:
-        _write(arguments.csv, renderings.as_csv(comparison))
-    if arguments.json:
-        _write(arguments.json, renderings.as_json(comparison))
-    if arguments.plot:
-        save_figure(plot_runs(comparison), arguments.plot)
-        _say_written(arguments.plot)
-
-
 def _study(arguments: argparse.Namespace) -> None:
-    _check_folders(arguments)
+    check_folders(arguments)
     if arguments.plot:
         from lightning_effcx.figures import save_figure  # noqa: PLC0415
     from lightning_effcx import studies  # noqa: PLC0415
@@ -223,10 +154,10 @@ def _study(arguments: argparse.Namespace) -> None:
     for key, error in found.failures.items():
         sys.stderr.write(f"warning: {key} failed: {error.splitlines()[0]}\n")
     if arguments.json:
-        _write(arguments.json, found.as_json())
+        write_text(arguments.json, found.as_json())
     if arguments.plot:
         save_figure(found.plot(), arguments.plot)
-        _say_written(arguments.plot)
+        say_written(arguments.plot)
 
 
 def _given(arguments: argparse.Namespace, taken: Mapping[str, Parameter]) -> dict[str, Any]:
@@ -280,30 +211,3 @@ def _processes(count: int) -> Iterator[ProcessPoolExecutor | None]:
         return
     with ProcessPoolExecutor(count, get_context("spawn")) as executor:
         yield executor
-
-
-def _check_folders(arguments: argparse.Namespace) -> None:
-    """Refuse output that has nowhere to go before minutes of reading, not after."""
-    for option in ("csv", "json", "plot"):
-        file = getattr(arguments, option, None)
-        if file and not file.parent.is_dir():
-            raise ValueError(f"There is no folder {str(file.parent)!r} to write {file.name} to.")
-
-
-@contextmanager
-def _plain_warnings() -> Iterator[None]:
-    """Say warnings in one line each on stderr, without the line of code they come from."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
-    for warning in caught:
-        sys.stderr.write(f"warning: {warning.message}\n")
-
-
-def _write(file: Path, text: str) -> None:
-    file.write_text(text, encoding="utf-8", newline="")
-    _say_written(file)
-
-
-def _say_written(file: Path) -> None:
-    sys.stdout.write(f"wrote {file}\n")

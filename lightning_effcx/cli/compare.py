@@ -1,0 +1,79 @@
+"""`effcx compare`: runs and studies side by side."""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shutil import get_terminal_size
+from typing import Any
+
+from rich.console import Console
+
+from lightning_effcx.cli.files import check_folders, say_written, write_text
+
+_WIDTH = 100  # of tables that go to a file or pipe
+
+
+def add_to(commands: Any) -> None:
+    """Add the command."""
+    compare = commands.add_parser(
+        "compare",
+        help="set runs and studies side by side",
+        description="Read TensorBoard runs and the folders of studies, and set them side by side. "
+        "Those that differ only in their seed form one row.",
+    )
+    compare.add_argument("folder", metavar="DIR", type=Path, help="read all runs and studies below")
+    compare.add_argument(
+        "--metric",
+        action="append",
+        default=[],
+        dest="metrics",
+        metavar="PATTERN",
+        help="show only matching measures and tags, such as 'transitions/*' or 'val_*'; repeatable",
+    )
+    compare.add_argument(
+        "--sort", metavar="COLUMN", help="sort by a column; --sort=-COLUMN sorts descending"
+    )
+    compare.add_argument("--csv", type=Path, metavar="FILE", help="write the table as CSV too")
+    compare.add_argument("--json", type=Path, metavar="FILE", help="write the table as JSON too")
+    compare.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the curves too")
+    compare.set_defaults(run=_compare)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    # Imported here, because `effcx --help` shall not wait for TensorBoard, nor a table for
+    # matplotlib.
+    from lightning_effcx.compare import compare_runs, load_runs, load_studies, renderings  # noqa: PLC0415
+
+    check_folders(arguments)
+    if arguments.plot:
+        from lightning_effcx.compare.plots import plot_runs  # noqa: PLC0415
+        from lightning_effcx.figures import save_figure  # noqa: PLC0415
+    with _plain_warnings():
+        runs = [*load_runs(arguments.folder), *load_studies(arguments.folder)]
+    if not runs:
+        raise ValueError(f"There is no run and no finished study below {str(arguments.folder)!r}.")
+    comparison = compare_runs(runs, metrics=arguments.metrics, sort=arguments.sort)
+    terminal = get_terminal_size(fallback=(_WIDTH, 0)).columns
+    table = renderings.as_table(comparison, terminal)
+    # Where the terminal is too narrow even so, rows go on in the next line, but nothing is cut.
+    Console(width=renderings.width_of(table)).print(table)
+    if arguments.csv:
+        write_text(arguments.csv, renderings.as_csv(comparison))
+    if arguments.json:
+        write_text(arguments.json, renderings.as_json(comparison))
+    if arguments.plot:
+        save_figure(plot_runs(comparison), arguments.plot)
+        say_written(arguments.plot)
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Say warnings in one line each on stderr, without the line of code they come from."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        sys.stderr.write(f"warning: {warning.message}\n")
