@@ -1,16 +1,12 @@
 import json
 import logging
-import warnings
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 
 import pytest
 import torch
 from procedures import Failing, Learner, LeastSquares, Logged, Lookup, Majority, trainer
 from torch import Generator
 from torch.utils.data import TensorDataset
-from trainings import task
 
 from lightning_effcx.studies import Job, effective_model_complexity
 from lightning_effcx.studies.emc import _name
@@ -170,21 +166,6 @@ def test_procedures_are_named_as_in_the_code():
     assert _name(partial(trainer, epochs=9)) == "procedures:trainer(epochs=9)"
     assert _name(partial(trainer, epochs=torch.ones(1))) == "procedures:trainer(epochs=Tensor)"
     assert _name(Logged(Majority, None)) == "procedures:Logged"
-
-
-def test_a_pool_of_processes_gives_the_same_study():
-    study = partial(
-        emc, Learner, task(), sizes=[10, 33], repeats=2, batch_size=16, label_noise=0.2,
-        test=task(), make_trainer=partial(trainer, 3),
-    )  # fmt: skip
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 is wary of forks
-        with ProcessPoolExecutor(2, get_context("fork")) as pool:
-            there = study(executor=pool)
-    here = study()
-    assert there == here
-    assert not here.failures
-    assert study(seed=1) != here
 
 
 def test_a_network_and_a_threshold_say_what_the_decision_is():
