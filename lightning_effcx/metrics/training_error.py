@@ -146,12 +146,19 @@ def _samples(
     data: tuple[Tensor, Tensor] | Dataset[Any], samples: int | None, generator: Generator
 ) -> tuple[Tensor, Tensor]:
     """Return the inputs `(n, ...)` and classes `(n,)` of so many samples, in order."""
+    if isinstance(data, tuple) and [isinstance(part, Tensor) for part in data] != [True, True]:
+        raise TypeError(f"data is {structure(data)}: expected two tensors (x, y), or a dataset.")
     try:
         total = len(data[0] if isinstance(data, tuple) else data)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(
             f"data={data!r} has no length: expected tensors (x, y), or a dataset with a length."
         ) from None
+    if not hasattr(data, "__getitem__"):
+        raise TypeError(
+            f"data is a {type(data).__name__}, which has no items: expected tensors (x, y), or a "
+            "dataset, of which each sample can be read by its index."
+        )
     if not total:
         raise ValueError("data has no samples: expected at least one.")
     chosen = torch.randperm(total, generator=generator)[:samples].sort().values

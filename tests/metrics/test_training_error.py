@@ -5,7 +5,7 @@ import torch
 from networks import linear, mlp
 from torch import nn
 from torch.testing import assert_close
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 from trainings import fit, task
 
 from lightning_effcx.callbacks import ComplexityMonitor
@@ -254,6 +254,12 @@ def test_networks_that_hold_something_for_each_sample_are_refused():
 def test_datasets_are_read_by_index_and_the_same_each_time():
     with pytest.raises(TypeError, match=r"data=.* has no length: expected tensors \(x, y\), or a"):
         TrainingError(iter([]))
+    with pytest.raises(TypeError, match=r"data is a DataLoader, which has no items: expected tens"):
+        TrainingError(DataLoader(Pairs(lambda i: (torch.zeros(4), 0))))
+    x, y = torch.zeros(3, 4), torch.zeros(3)
+    for data, last in (((x, y, y), "float64"), ((x, y.numpy()), "ndarray")):
+        with pytest.raises(TypeError, match=rf"data is \[.*, {last}.*\]: expected two tensors \(x"):
+            TrainingError(data)
     with pytest.raises(ValueError, match="data has no samples: expected at least one"):
         TrainingError((torch.zeros(0, 4), torch.zeros(0)))
     with pytest.raises(ValueError, match="there are 3 inputs and 2 labels: expected one for each"):
