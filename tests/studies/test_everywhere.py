@@ -8,6 +8,7 @@ from time import sleep
 
 import psutil
 import pytest
+from clusters import dask_executor
 from studied import STUDIES, Diary, run
 
 from lightning_effcx.studies import Job
@@ -37,15 +38,8 @@ def pool():
 
 @pytest.fixture(scope="module")
 def dask():
-    from dask import config  # noqa: PLC0415 slow
-    from distributed import Client, LocalCluster  # noqa: PLC0415 slow
-
-    with (
-        config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client.get_executor()
+    with dask_executor() as executor:
+        yield executor
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +82,10 @@ def test_a_study_is_the_same_wherever_it_runs(name, where, here, tmp_path, reque
 
 def test_the_studies_have_what_could_differ(here):
     found, _ = here["emc"]
-    assert [row.n for row in found.table] == [2, 4, 8, 16, 32, 40, 42, 45, 51, 80]
-    assert (found.emc, found.interval) == (40, (32, 42))  # 51, 45 and 42 by calls of their own
-    assert {row.job.arguments["n"] for row in found.failures} == {1}
+    sizes = [row.n for row in found.table]
+    assert {2, 4, 8, 16, 32, 80} < {*sizes}  # the others, which depend on errors, came afterwards
+    assert 32 <= found.emc < 80
+    assert [*found.failures] == ["n=1/repeat=0", "n=1/repeat=1"]
     found, _ = here["mimic"]
     assert len({(row.r2, row.accuracy_on_labels) for row in found.table}) == 4
 
@@ -116,13 +111,15 @@ def studied(*arguments):
 @pytest.mark.parametrize(
     ("name", "workers", "waits"),
     [
-        ("emc", 0, ["n=45/repeat=1"]),  # of the refinement
+        ("emc", 0, []),  # but for the last, which is of the refinement
         ("emc", 2, ["n=8/repeat=0", "n=8/repeat=1"]),
         ("mimic", 0, ["hidden=4/on=labels"]),
         ("mimic", 2, ["hidden=4/on=logits", "hidden=4/on=labels"]),
     ],
 )
 def test_killed_a_study_goes_on_and_repeats_nothing(name, workers, waits, here, tmp_path):
+    found, expected = here[name]
+    waits = waits or [expected[-1]["key"]]
     folder = tmp_path / "study"
     waiting = [Job.of(key, {}).seed for key in waits]
     diary = Diary(tmp_path / "diary", (*waiting,))
@@ -142,7 +139,6 @@ def test_killed_a_study_goes_on_and_repeats_nothing(name, workers, waits, here, 
     done = {row["seed"] for row in rows(folder) if not row["error"]}
     assert done == {*diary.read("ends")}
 
-    found, expected = here[name]
     before = len(diary.read("starts"))
     assert STUDIES[name](Diary(diary.file), folder=folder) == found
     again = diary.read("starts")[before:]

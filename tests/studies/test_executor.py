@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from clusters import dask_executor
 from works import Counted, abort, jobs, process, trained
 
 from lightning_effcx.studies import Job, Row, run_jobs
@@ -99,13 +100,7 @@ def test_threads_give_the_same_rows(here):
 
 
 def test_a_dask_cluster_gives_the_same_rows(here):
-    from distributed import Client, LocalCluster  # noqa: PLC0415 slow
-
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
-        Client(cluster) as client,
-    ):
-        executor = client.get_executor()
+    with dask_executor() as executor:
         assert run_jobs(trained, jobs(), executor=executor) == here
         used = {row["process"] for row in values(run_jobs(process, jobs(8), executor=executor))}
         assert len(used) == 2
