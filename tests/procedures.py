@@ -1,5 +1,6 @@
 """Training procedures whose effective model complexity is known, importable by other processes."""
 
+import signal
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -79,6 +80,19 @@ class Failing(Majority):
     def training_step(self, batch, batch_idx):
         if len(batch[0]) < self.least:
             raise ValueError(f"too few: {len(batch[0])}")
+        super().training_step(batch, batch_idx)
+
+
+class Interrupted(Majority):
+    """Is interrupted with so many samples, as if by Ctrl-C."""
+
+    def __init__(self, n):
+        super().__init__()
+        self.n = n
+
+    def training_step(self, batch, batch_idx):
+        if len(batch[0]) == self.n:
+            signal.raise_signal(signal.SIGINT)
         super().training_step(batch, batch_idx)
 
 

@@ -1,6 +1,7 @@
 """Training: the user's Lightning code, run on some of the samples, and the errors it ends with."""
 
 import logging
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
 from lightning_effcx.metrics.training_error import TrainingError
@@ -90,15 +91,34 @@ class SubsampleTraining:
     network: Callable[[Any, Tensor], Tensor] | None
     threshold: float
 
+    def __post_init__(self) -> None:
+        if isinstance(self.make_module, nn.Module):
+            name = type(self.make_module).__name__
+            raise TypeError(
+                f"make_module is a module, of class {name}, expected what makes a new one for each "
+                f"training, such as the class, or functools.partial({name}, ...)."
+            )
+        if self.make_trainer is not None and not callable(self.make_trainer):
+            raise TypeError(
+                f"make_trainer is a {type(self.make_trainer).__name__}, expected what makes a new "
+                "Trainer for each training, such as functools.partial(Trainer, max_epochs=20)."
+            )
+        if self.test and self.test.x.shape[1:] != self.samples.x.shape[1:]:
+            raise ValueError(
+                f"a test sample has the shape {tuple(self.test.x.shape[1:])}, but one of the "
+                f"dataset {tuple(self.samples.x.shape[1:])}: expected the same."
+            )
+
     def __call__(self, job: Job) -> dict[str, float]:
         """Run the job, whose arguments are `n` and `repeat`."""
         x, classes = self.drawn(job)
         with _quiet():
             module = self.make_module()
             trainer = self.make_trainer() if self.make_trainer else quiet_trainer(module)
-            trainer.fit(module, self._batches(x, self.samples.labels(classes)))
-        if getattr(trainer, "interrupted", False):  # at the terminal, which Trainers may catch
-            raise KeyboardInterrupt
+            with _interruptible():
+                trainer.fit(module, self._batches(x, self.samples.labels(classes)))
+                if getattr(trainer, "interrupted", False):  # some versions return early
+                    raise KeyboardInterrupt
         errors = {"train_error": self._error(module, x, classes)}
         if self.test:
             errors["test_error"] = self._error(module, self.test.x, self.test.classes)
@@ -140,6 +160,20 @@ def quiet_trainer(module: Any, **options: Any) -> Any:
     options = {"max_epochs": 100, "logger": False, "enable_checkpointing": False} | options
     quiet = {"enable_progress_bar": False, "enable_model_summary": False}
     return package_of(module).Trainer(**quiet | options)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let an interrupt be one, that ends the study: Lightning leaves the process, and bars more."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except BaseException as error:
+        interrupt = error if isinstance(error, KeyboardInterrupt) else error.__context__
+        if not isinstance(interrupt, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, handler)
+        raise interrupt from None
 
 
 @contextmanager

@@ -1,10 +1,20 @@
 import json
 import logging
+import signal
 from functools import partial
 
 import pytest
 import torch
-from procedures import Failing, Learner, LeastSquares, Logged, Lookup, Majority, trainer
+from procedures import (
+    Failing,
+    Interrupted,
+    Learner,
+    LeastSquares,
+    Logged,
+    Lookup,
+    Majority,
+    trainer,
+)
 from torch import Generator
 from torch.utils.data import TensorDataset
 
@@ -152,6 +162,15 @@ def test_the_folder_of_other_samples_is_refused(tmp_path):
         emc(Majority, data(4, seed=1), folder=tmp_path)
 
 
+def test_interrupted_it_ends_and_can_be_interrupted_again(tmp_path):
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        emc(partial(Interrupted, 4), data(16), repeats=1, folder=tmp_path)
+    assert signal.getsignal(signal.SIGINT) is handler
+    lines = (tmp_path / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["key"] for line in lines] == ["n=1/repeat=0", "n=2/repeat=0"]
+
+
 def test_the_folder_of_another_procedure_is_refused(tmp_path):
     emc(Majority, data(4), folder=tmp_path)
     identity = json.loads((tmp_path / "study.json").read_text())["arguments"]
@@ -181,7 +200,7 @@ def ones(module, x):
     return torch.ones(len(x), 1)
 
 
-class Interrupted:
+class Returning:
     interrupted = True
 
     def fit(self, module, loader):
@@ -190,7 +209,7 @@ class Interrupted:
 
 def test_a_training_that_was_interrupted_is_no_result(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        emc(Majority, data(4), make_trainer=Interrupted, folder=tmp_path)
+        emc(Majority, data(4), make_trainer=Returning, folder=tmp_path)
     assert (tmp_path / "results.jsonl").read_text() == ""
 
 
@@ -221,6 +240,16 @@ def test_the_default_trainer_is_of_the_package_of_the_module_and_quiet(capfd):
 def test_what_is_no_module_is_refused():
     with pytest.raises(TypeError, match="there is a Linear, expected a LightningModule"):
         quiet_trainer(torch.nn.Linear(1, 1))
+
+
+def test_what_trainings_cannot_use_is_refused_before_they_start():
+    x, y = data()
+    with pytest.raises(TypeError, match="make_module is a module, of class Majority, expected wh"):
+        emc(Majority(), (x, y))
+    with pytest.raises(TypeError, match="make_trainer is a Trainer, expected what makes a new Tra"):
+        emc(Majority, (x, y), make_trainer=trainer())
+    with pytest.raises(ValueError, match=r"a test sample has the shape \(3,\), but one of the dat"):
+        emc(Majority, (x, y), test=(x[:, :3], y))
 
 
 @pytest.mark.parametrize(
