@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from io import BytesIO
+from math import log
 from pathlib import Path
 
 try:
@@ -13,7 +14,7 @@ except ImportError as error:
         "Plots need matplotlib, which `pip install 'lightning-effcx[plot]'` brings."
     ) from error
 
-_ROOM = 1.3  # a factor between numbers below a logarithmic axis
+_ROOM = 0.35  # inches between numbers at a logarithmic axis
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe & Ito's palette, which colour-blind readers can tell apart, less its yellow (too light)."""
@@ -28,9 +29,13 @@ def simplify(axes: Axes) -> None:
 
 def label_logarithms(axes: Axes, which: str, values: Iterable[float]) -> None:
     """Make the axis `x` or `y` logarithmic, and name values there, as many as there is room for."""
+    values = sorted(values)
+    extent = axes.get_window_extent()
+    dots = extent.width if which == "x" else extent.height
+    apart = log(values[-1] / values[0]) * _ROOM * axes.figure.dpi / dots
     shown: list[float] = []
-    for value in sorted(values):
-        if not shown or value >= _ROOM * shown[-1]:
+    for value in values:
+        if not shown or log(value / shown[-1]) >= apart:
             shown.append(value)
     axes.set(**{f"{which}scale": "log"})
     axis = getattr(axes, f"{which}axis")

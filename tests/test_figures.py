@@ -36,3 +36,12 @@ def test_a_logarithmic_axis_names_values_that_occur_where_there_is_room():
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "12", "100"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["0.5"]
+
+
+def test_a_small_logarithmic_axis_names_fewer_values():
+    small, large = (Figure((width, 4)).add_subplot() for width in (2, 6))
+    for axes in (small, large):
+        label_logarithms(axes, "x", [2**i for i in range(11)])
+    labels = [label.get_text() for label in large.get_xticklabels()]
+    assert labels == [str(2**i) for i in range(11)]
+    assert [label.get_text() for label in small.get_xticklabels()] == labels[::3]

@@ -21,6 +21,7 @@ __all__ = [
     "LightningModule",
     "Trainer",
     "averaged",
+    "of_kind",
     "package_of",
     "rank_zero_info",
     "rank_zero_warn",
@@ -77,7 +78,7 @@ def averaged(
 
     Those that are listed before us have put the others back when it is our turn.
     """
-    averaging = [c for c in callbacks if "WeightAveraging" in {k.__name__ for k in type(c).__mro__}]
+    averaging = of_kind(callbacks, "WeightAveraging")
     for callback in averaging:
         callback.on_validation_epoch_start(trainer, pl_module)
     try:
@@ -85,6 +86,11 @@ def averaged(
     finally:
         for callback in averaging:
             callback.on_validation_epoch_end(trainer, pl_module)
+
+
+def of_kind(callbacks: Iterable[Any], *names: str) -> list[Any]:
+    """Return the callbacks that are of a class of such a name, or of one derived from it."""
+    return [c for c in callbacks if {*names} & {kind.__name__ for kind in type(c).__mro__}]
 
 
 def package_of(module: LightningModule) -> ModuleType:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import combinations
 from math import isfinite, sqrt
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Self
@@ -16,7 +16,7 @@ from lightning_effcx.studies.jobs import Row
 if TYPE_CHECKING:
     from lightning_effcx.figures import Axes, Figure
 
-_BARS = 3  # standard errors: many neighbours are compared
+_BARS = 3  # standard errors: many pairs are compared
 
 
 @dataclass(frozen=True)
@@ -200,8 +200,8 @@ def _table(found: EMC, rows: Sequence[Row]) -> tuple[EMCRow, ...]:
 
 
 def _rises(table: Sequence[EMCRow]) -> bool:
-    """Tell whether no error is clearly below that of the next smaller size."""
+    """Tell whether no error is clearly below that of a smaller size, if only by many steps."""
     return all(
-        right.train_error >= left.train_error - sqrt(left.bar**2 + right.bar**2)
-        for left, right in pairwise(table)
+        more.train_error >= less.train_error - sqrt(less.bar**2 + more.bar**2)
+        for less, more in combinations(table, 2)
     )

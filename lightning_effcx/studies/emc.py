@@ -79,8 +79,9 @@ def effective_model_complexity(  # noqa: PLR0913 all by name
         repeats: How many trainings of each size, each on samples of its own.
         label_noise: The probability of a label to be replaced by another class, drawn once for
             each sample and repeat.
-        make_trainer: Makes a new Trainer for each training. By default a quiet one, which trains
-            for 100 epochs and leaves no files.
+        make_trainer: Makes a new Trainer for each training. By default one that trains for 100
+            epochs and leaves no files. Its progress bar and model summary are not shown: there are
+            many of them, and the study shows its own progress.
         executor: Where trainings run, as in `run_jobs`; by default here.
         seed: Of the study, from which those of the trainings derive.
         folder: Where results are kept: what is there is not trained again, also at another epsilon

@@ -70,7 +70,7 @@ class SubsampleTraining:
 
     Args:
         make_module: Makes the module; everything random is seeded by then.
-        make_trainer: Makes its Trainer; `None` for a quiet one, `quiet_trainer`.
+        make_trainer: Makes its Trainer; `None` for that of `default_trainer`.
         samples: From which each job draws its own, without replacement.
         test: On which to measure too, or `None`.
         label_noise: The probability of each sample's label to be wrong.
@@ -114,7 +114,8 @@ class SubsampleTraining:
         x, classes = self.drawn(job)
         with _quiet():
             module = self.make_module()
-            trainer = self.make_trainer() if self.make_trainer else quiet_trainer(module)
+            trainer = self.make_trainer() if self.make_trainer else default_trainer(module)
+            _hide(trainer)
             with _interruptible():
                 trainer.fit(module, self._batches(x, self.samples.labels(classes)))
                 if getattr(trainer, "interrupted", False):  # some versions return early
@@ -148,18 +149,20 @@ class SubsampleTraining:
         return float(error.compute()[error.name])
 
 
-def quiet_trainer(module: Any, **options: Any) -> Any:
-    """Make a Trainer of the module's own package that writes and shows nothing, for 100 epochs.
-
-    Args:
-        module: What it is for.
-        **options: Of the Trainer, such as `max_epochs`.
-    """
+def default_trainer(module: Any) -> Any:
+    """Make a Trainer of the module's own package that writes nothing, for 100 epochs."""
     from lightning_effcx.callbacks.hosts import package_of  # noqa: PLC0415 see above
 
-    options = {"max_epochs": 100, "logger": False, "enable_checkpointing": False} | options
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False}
-    return package_of(module).Trainer(**quiet | options)
+    trainer = package_of(module).Trainer
+    return trainer(max_epochs=100, logger=False, enable_checkpointing=False)
+
+
+def _hide(trainer: Any) -> None:
+    """Leave out what a Trainer shows at each of many trainings, whose progress the study shows."""
+    from lightning_effcx.callbacks.hosts import of_kind  # noqa: PLC0415 see above
+
+    shown = of_kind(trainer.callbacks, "ProgressBar", "ModelSummary")
+    trainer.callbacks = [callback for callback in trainer.callbacks if callback not in shown]
 
 
 @contextmanager

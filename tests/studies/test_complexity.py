@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 
 import pytest
 
@@ -88,3 +89,6 @@ def test_errors_that_fall_clearly_with_the_size_are_not_monotone():
     assert not _rises([row(100, 0.5), row(200, 0.3)])
     assert _rises([row(4, 0.5, 0.0), row(8, 0.3, 0.0)])  # few samples tell little
     assert _rises([row(100, 0.5, 0.2), row(200, 0.3)])
+    steps = [row(100 * 2**i, 0.5 - 0.04 * i) for i in range(4)]
+    assert all(_rises(pair) for pair in pairwise(steps))
+    assert not _rises(steps)  # though no step is clear

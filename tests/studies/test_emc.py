@@ -15,13 +15,14 @@ from procedures import (
     Majority,
     trainer,
 )
+from pytorch_lightning import Trainer
 from torch import Generator
 from torch.utils.data import TensorDataset
 
 from lightning_effcx.studies import Job, effective_model_complexity
 from lightning_effcx.studies.emc import _name
 from lightning_effcx.studies.noise import noisy_labels
-from lightning_effcx.studies.training import Samples, SubsampleTraining, quiet_trainer
+from lightning_effcx.studies.training import Samples, SubsampleTraining, default_trainer
 
 emc = partial(effective_model_complexity, make_trainer=trainer, progress=False, batch_size=512)
 
@@ -201,6 +202,7 @@ def ones(module, x):
 
 
 class Returning:
+    callbacks = ()
     interrupted = True
 
     def fit(self, module, loader):
@@ -220,26 +222,37 @@ def test_a_sample_that_is_left_over_waits():
     assert len(work(Samples.of((x, y)))._batches(x[:20], y[:20])) == 2
 
 
-def test_the_default_trainer_is_of_the_package_of_the_module_and_quiet(capfd):
+def test_the_default_trainer_is_of_the_package_of_the_module():
     import lightning.pytorch  # noqa: PLC0415 the other package
 
     class Other(lightning.pytorch.LightningModule):
         pass
 
-    assert type(quiet_trainer(Other())) is lightning.pytorch.Trainer
-    host = quiet_trainer(Learner())
+    assert type(default_trainer(Other())) is lightning.pytorch.Trainer
+    host = default_trainer(Learner())
     assert type(host).__module__.startswith("pytorch_lightning.")
     assert (host.max_epochs, host.loggers, host.checkpoint_callbacks) == (100, [], [])
+
+
+class Logging(Majority):
+    def training_step(self, batch, batch_idx):
+        super().training_step(batch, batch_idx)
+        self.log("size", len(batch[0]), prog_bar=True)
+
+
+@pytest.mark.parametrize("make_trainer", [None, partial(Trainer, max_epochs=1, logger=False)])
+def test_trainings_show_nothing_of_their_own(make_trainer, capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where a Trainer of no options writes
     level = logging.getLogger("pytorch_lightning").level
     capfd.readouterr()
-    emc(Majority, data(4), sizes=[4], repeats=1, make_trainer=None)
+    emc(Logging, data(4), sizes=[4], repeats=1, make_trainer=make_trainer)
     assert capfd.readouterr() == ("", "")
     assert logging.getLogger("pytorch_lightning").level == level
 
 
 def test_what_is_no_module_is_refused():
     with pytest.raises(TypeError, match="there is a Linear, expected a LightningModule"):
-        quiet_trainer(torch.nn.Linear(1, 1))
+        default_trainer(torch.nn.Linear(1, 1))
 
 
 def test_what_trainings_cannot_use_is_refused_before_they_start():
