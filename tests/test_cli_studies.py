@@ -106,15 +106,15 @@ def test_trainings_that_failed_are_told_on_stderr(capsys):
     assert sentence in capsys.readouterr().err
 
 
-def test_descent_prints_the_peak_and_a_row_for_every_value(capsys):
+def test_descent_prints_what_was_found_and_a_row_for_every_value(capsys):
     options = ["--samples=8", "--repeats=2", "--epsilon=0.4", "--folder=kept", "--plot=peak.png"]
     assert main(["descent", "procedures:descent", *options, "--json=peak.json"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert [row[0].strip() for row in rows(out)] == ["2", "4"]
-    assert "with 8 samples the test error peaks at width " in " ".join(out.split())
+    assert "with 8 samples the test error never rises along width" in " ".join(out.split())
     found = read("peak.json")
-    assert (found["along"], found["samples"]) == ("width", 8)
+    assert (found["along"], found["samples"], found["peak"]) == ("width", 8, None)
     assert [each["emc"] for each in found["studies"]] == [
         read(f"kept/width={width}/found.json")["emc"] for width in (2, 4)
     ]

@@ -95,12 +95,9 @@ class EMCStudy:
         """Whether the largest size is still fitted, so that the true value may be any larger."""
         return self.interval[1] is None
 
-    def at(self, n: int) -> EMCRow:
-        """Return what came of the trainings on `n` samples."""
-        rows = {row.n: row for row in self.table}
-        if n not in rows:
-            raise ValueError(f"there is no training on {n} samples, but on {[*rows]}.")
-        return rows[n]
+    def at(self, n: int) -> EMCRow | None:
+        """Return what came of the trainings on `n` samples; `None` if none succeeded."""
+        return next((row for row in self.table if row.n == n), None)
 
     def summary(self) -> str:
         """Say in one sentence what was found."""

@@ -11,129 +11,18 @@ Nakkiran, Kaplun, Bansal, Yang, Barak, Sutskever, "Deep Double Descent: Where Bi
 Data Hurt", ICLR 2020.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from rich.table import Table
 from torch import Tensor
 
-from lightning_effcx.studies.complexity import EMCRow, EMCStudy, draw_errors, shown
 from lightning_effcx.studies.emc import effective_model_complexity
+from lightning_effcx.studies.peaks import DescentStudy
 from lightning_effcx.studies.training import Data, MakeModule, MakeTrainer, Samples
 
-if TYPE_CHECKING:
-    from lightning_effcx.figures import Figure
-
 _Made = TypeVar("_Made")
-
-
-@dataclass(frozen=True)
-class DescentStudy:
-    """The complexities of several procedures, and their errors with the samples at hand.
-
-    Attributes:
-        along: What differs between the procedures, such as `width`.
-        samples: How many samples are at hand.
-        studies: The study of each procedure, by its value of what differs.
-    """
-
-    along: str
-    samples: int
-    studies: dict[float, EMCStudy]
-
-    @property
-    def table(self) -> dict[float, EMCRow]:
-        """What came of the trainings on the samples at hand, by value."""
-        return {value: study.at(self.samples) for value, study in self.studies.items()}
-
-    @property
-    def peak(self) -> float:
-        """The value at which the test error is largest; of several, the first."""
-        return max(self.table, key=lambda value: self.table[value].test_error or 0.0)
-
-    @property
-    def ratio(self) -> float:
-        """The complexity at the peak, in samples at hand; about 1 where it explains the peak."""
-        return self.studies[self.peak].emc / self.samples
-
-    @property
-    def failures(self) -> dict[str, str]:
-        """Why trainings failed, by value and key."""
-        return {
-            f"{self.along}={value:g}/{key}": error
-            for value, study in self.studies.items()
-            for key, error in study.failures.items()
-        }
-
-    def as_table(self) -> Table:
-        """Lay it out for a terminal: a row for every value, the peak in bold."""
-        epsilon = self.studies[self.peak].epsilon
-        least = "≥ " if self.studies[self.peak].censored else ""
-        table = Table(
-            caption=f"with {self.samples} samples the test error peaks at {self.along} "
-            f"{self.peak:g}, where the EMC at error {epsilon:g} is {least}{self.ratio:.2f} "
-            "times that many"
-        )
-        for name in (self.along, "EMC", "EMC / samples", "training error", "test error"):
-            table.add_column(name, justify="right", no_wrap=True)
-        for value, study in self.studies.items():
-            row = self.table[value]
-            least = "≥ " if study.censored else ""
-            table.add_row(
-                f"{value:g}",
-                study.shown(),
-                f"{least}{study.emc / self.samples:.2f}",
-                shown(row.train_error, row.train_stderr),
-                shown(row.test_error, row.test_stderr),
-                style="bold" if value == self.peak else None,
-            )
-        return table
-
-    def as_json(self) -> str:
-        """Write it as JSON, with the study of every value."""
-        entries = {
-            "along": self.along,
-            "samples": self.samples,
-            "peak": self.peak,
-            "ratio": self.ratio,
-            "studies": [
-                {self.along: value, **asdict(study), "censored": study.censored}
-                for value, study in self.studies.items()
-            ],
-        }
-        return json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-    def plot(self) -> "Figure":
-        """Draw the errors with the samples at hand, and the complexities below them."""
-        from lightning_effcx import figures  # noqa: PLC0415 an extra
-
-        figure = figures.Figure((5.0, 4.8), layout="constrained")
-        top, bottom = figure.subplots(2, 1, sharex=True)
-        draw_errors(top, [*self.table.items()])
-        top.set_title(f"error with {self.samples} samples", fontsize="medium", loc="left")
-        known = {value: study.emc for value, study in self.studies.items() if study.emc}
-        least = {value: study.emc for value, study in self.studies.items() if study.censored}
-        bottom.plot([*known], [*known.values()], "o-", ms=3, color=figures.COLOURS[2], label="EMC")
-        if least:
-            bottom.plot(
-                [*least], [*least.values()], "^", color=figures.COLOURS[2], label="at least"
-            )
-        bottom.axhline(self.samples, color="black", linestyle=":", label="samples at hand")
-        epsilon = self.studies[self.peak].epsilon
-        bottom.set_title(f"EMC at error {epsilon:g}", fontsize="medium", loc="left")
-        bottom.set_xlabel(self.along, fontsize="small")
-        figures.label_logarithms(bottom, "y", [*known.values(), self.samples])
-        if min(self.studies) > 0:
-            figures.label_logarithms(bottom, "x", self.studies)
-        for axes in (top, bottom):
-            axes.axvline(self.peak, color="0.8", zorder=0, label="peak")
-            figures.simplify(axes)
-            axes.legend(fontsize="small", frameon=False)
-        return figure
 
 
 def double_descent(  # noqa: PLR0913 all by name

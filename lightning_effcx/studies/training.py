@@ -64,6 +64,13 @@ Data: TypeAlias = tuple[Tensor, Tensor] | Dataset[Any] | Samples
 """Tensors `(x, y)`, a dataset of such pairs, or what was read of either."""
 
 
+class _Rows(TensorDataset):
+    """Tensors whose rows are read a batch at once: one by one takes longer than a small network."""
+
+    def __getitems__(self, rows: list[int]) -> list[Tensor]:
+        return [tensor[rows] for tensor in self.tensors]
+
+
 @dataclass(frozen=True, eq=False)
 class SubsampleTraining:
     """The work of a job: train on `n` random samples; return the errors there and on test samples.
@@ -139,7 +146,9 @@ class SubsampleTraining:
         # BatchNorm refuses a batch of one sample: where one would be left over, it waits for
         # another epoch.
         lonely = self.batch_size > 1 and len(x) > 1 and len(x) % self.batch_size == 1
-        return DataLoader(TensorDataset(x, y), self.batch_size, shuffle=True, drop_last=lonely)
+        return DataLoader(
+            _Rows(x, y), self.batch_size, shuffle=True, drop_last=lonely, collate_fn=list
+        )
 
     def _error(self, module: Any, x: Tensor, classes: Tensor) -> float:
         error = TrainingError((x, classes), threshold=self.threshold)

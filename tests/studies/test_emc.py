@@ -17,7 +17,7 @@ from procedures import (
 )
 from pytorch_lightning import Trainer
 from torch import Generator
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_effcx.studies import Job, effective_model_complexity
 from lightning_effcx.studies.emc import _name
@@ -220,6 +220,17 @@ def test_a_sample_that_is_left_over_waits():
     assert [len(batch) for batch, _ in work(Samples.of((x, y)))._batches(x, y)] == [16, 16]
     assert [len(batch) for batch, _ in work(Samples.of((x, y)))._batches(x[:1], y[:1])] == [1]
     assert len(work(Samples.of((x, y)))._batches(x[:20], y[:20])) == 2
+
+
+def test_batches_are_those_that_any_loader_makes():
+    x, y = data(33)
+    loader = work(Samples.of((x, y)))._batches(x, y)
+    torch.manual_seed(3)
+    mine = [*loader]
+    torch.manual_seed(3)
+    plain = [*DataLoader(TensorDataset(x, y), 16, shuffle=True, drop_last=True)]
+    assert [type(batch) for batch in mine] == [type(batch) for batch in plain]
+    torch.testing.assert_close(mine, plain, rtol=0, atol=0)
 
 
 def test_the_default_trainer_is_of_the_package_of_the_module():
