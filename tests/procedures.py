@@ -165,6 +165,14 @@ def failing_study():
     return study() | {"make_module": Failing}
 
 
+def interrupted_study():
+    return study() | {"make_module": partial(Interrupted, 4), "repeats": 1}
+
+
+def unmade_study():
+    return study() | {"make_module": Majority()}
+
+
 def descent():
     """Make what `effcx descent` takes."""
     return study() | {"make_module": {4: partial(Projected, 4), 2: partial(Projected, 2)}}

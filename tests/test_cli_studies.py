@@ -106,6 +106,21 @@ def test_trainings_that_failed_are_told_on_stderr(capsys):
     assert sentence in capsys.readouterr().err
 
 
+def test_interrupted_a_study_says_where_it_goes_on_from(capsys):
+    assert emc("--folder=kept", factory="interrupted_study") == 130
+    told = capsys.readouterr().err
+    assert told == "effcx: interrupted: the same command goes on from what is in kept\n"
+    assert len(Path("kept/results.jsonl").read_text().splitlines()) == 2
+    assert emc(factory="interrupted_study") == 130
+    assert capsys.readouterr().err == "effcx: interrupted\n"
+
+
+def test_what_a_factory_made_of_the_wrong_kind_is_told(capsys):
+    assert emc(factory="unmade_study") == 2
+    sentence = "effcx: make_module is a module, of class Majority, expected what makes a new one"
+    assert capsys.readouterr().err.startswith(sentence)
+
+
 def test_descent_prints_what_was_found_and_a_row_for_every_value(capsys):
     options = ["--samples=8", "--repeats=2", "--epsilon=0.4", "--folder=kept", "--plot=peak.png"]
     assert main(["descent", "procedures:descent", *options, "--json=peak.json"]) == 0

@@ -9,13 +9,16 @@ from lightning_effcx.cli import compare, studies
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return 0, or 2 after saying on stderr what was wrong."""
+    """Run a command; return 0, or 2 after saying on stderr what was wrong, 130 if interrupted."""
     arguments = _parser().parse_args(argv)
     try:
         arguments.run(arguments)
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         sys.stderr.write(f"effcx: {error}\n")
         return 2
+    except KeyboardInterrupt as interrupt:
+        sys.stderr.write(f"effcx: interrupted{interrupt}\n")
+        return 130  # as of all that ends by that signal
     return 0
 
 

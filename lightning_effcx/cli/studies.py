@@ -147,7 +147,7 @@ def _study(arguments: argparse.Namespace) -> None:
 
     study = getattr(studies, arguments.study)
     given = _given(arguments, signature(study).parameters)
-    with _processes(arguments.processes) as executor:
+    with _processes(arguments.processes) as executor, _told_to_go_on(given.get("folder")):
         found = study(**given | ({"executor": executor} if executor else {}))
     table = found.as_table()
     Console(width=width_of(table)).print(table)
@@ -165,7 +165,7 @@ def _given(arguments: argparse.Namespace, taken: Mapping[str, Parameter]) -> dic
     name = arguments.factory
     made = _made(name)
     if not isinstance(made, Mapping):
-        raise ValueError(  # noqa: TRY004 as for all that users write
+        raise TypeError(
             f"{name} returned a {type(made).__name__}, expected a dictionary of the study's "
             "arguments."
         )
@@ -211,3 +211,13 @@ def _processes(count: int) -> Iterator[ProcessPoolExecutor | None]:
         return
     with ProcessPoolExecutor(count, get_context("spawn")) as executor:
         yield executor
+
+
+@contextmanager
+def _told_to_go_on(folder: Any) -> Iterator[None]:
+    """Let an interrupt say where the study goes on from."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = f": the same command goes on from what is in {folder}" if folder else ""
+        raise KeyboardInterrupt(kept) from None
