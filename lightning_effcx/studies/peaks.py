@@ -21,7 +21,7 @@ class DescentStudy:
     Attributes:
         along: What differs between the procedures, such as `width`.
         samples: How many samples are at hand.
-        studies: The study of each procedure, by its value of what differs.
+        studies: The study of each procedure, by its value of what differs, ascending.
     """
 
     along: str

@@ -184,7 +184,8 @@ def _interruptible() -> Iterator[None]:
         interrupt = error if isinstance(error, KeyboardInterrupt) else error.__context__
         if not isinstance(interrupt, KeyboardInterrupt):
             raise
-        signal.signal(signal.SIGINT, handler)
+        if signal.getsignal(signal.SIGINT) != handler:  # as only the main thread may have it
+            signal.signal(signal.SIGINT, handler)
         raise interrupt from None
 
 

@@ -1,6 +1,7 @@
 import json
 import logging
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -170,6 +171,17 @@ def test_interrupted_it_ends_and_can_be_interrupted_again(tmp_path):
     assert signal.getsignal(signal.SIGINT) is handler
     lines = (tmp_path / "results.jsonl").read_text().splitlines()
     assert [json.loads(line)["key"] for line in lines] == ["n=1/repeat=0", "n=2/repeat=0"]
+
+
+class Stopping(Majority):
+    def training_step(self, batch, batch_idx):
+        raise KeyboardInterrupt
+
+
+def test_interrupted_in_a_thread_it_ends(tmp_path):
+    with ThreadPoolExecutor(1) as threads, pytest.raises(KeyboardInterrupt):
+        emc(Stopping, data(4), executor=threads, folder=tmp_path)
+    assert (tmp_path / "results.jsonl").read_text() == ""
 
 
 def test_the_folder_of_another_procedure_is_refused(tmp_path):
