@@ -82,7 +82,8 @@ def effective_model_complexity(  # noqa: PLR0913 all by name
         make_trainer: Makes a new Trainer for each training. By default one that trains for 100
             epochs and leaves no files. Its progress bar and model summary are not shown: there are
             many of them, and the study shows its own progress.
-        executor: Where trainings run, as in `run_jobs`; by default here.
+        executor: Where trainings run, as in `run_jobs`; by default here. All samples go along with
+            each: to processes of this machine in shared memory, to others over the network.
         seed: Of the study, from which those of the trainings derive.
         folder: Where results are kept: what is there is not trained again, also at another epsilon
             or with more sizes or repeats.
