@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 from lightning_utilities.core import rank_zero
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
+from lightning_effcx.observe import observing
+
 __all__ = [
     "Callback",
     "LightningModule",
     "Trainer",
     "averaged",
+    "observing_silently",
     "of_kind",
     "package_of",
     "rank_zero_info",
@@ -88,9 +91,23 @@ def averaged(
             callback.on_validation_epoch_end(trainer, pl_module)
 
 
-def of_kind(callbacks: Iterable[Any], *names: str) -> list[Any]:
-    """Return the callbacks that are of a class of such a name, or of one derived from it."""
-    return [c for c in callbacks if {*names} & {kind.__name__ for kind in type(c).__mro__}]
+def of_kind(objects: Iterable[Any], *names: str) -> list[Any]:
+    """Return the callbacks or loggers of a class of such a name, or of one derived from it."""
+    return [each for each in objects if {*names} & {kind.__name__ for kind in type(each).__mro__}]
+
+
+@contextmanager
+def observing_silently(pl_module: LightningModule) -> Iterator[None]:
+    """Observe the module, and let it log nothing: what its forward says is not about us."""
+    with observing(pl_module):
+        for module in pl_module.modules():
+            if isinstance(module, LightningModule):
+                vars(module).update(log=_nothing, log_dict=_nothing)
+        yield
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    pass
 
 
 def package_of(module: LightningModule) -> ModuleType:

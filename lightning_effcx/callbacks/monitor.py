@@ -12,13 +12,14 @@ from torchmetrics import Metric
 from typing_extensions import override
 
 from lightning_effcx.callbacks.budget import Budget
+from lightning_effcx.callbacks.guard import Guard
 from lightning_effcx.callbacks.hosts import (
     Callback,
     LightningModule,
     Trainer,
     averaged,
+    observing_silently,
     rank_zero_info,
-    rank_zero_warn,
     step_of,
 )
 from lightning_effcx.callbacks.probe import Probe
@@ -26,14 +27,9 @@ from lightning_effcx.callbacks.ranks import gather, together
 from lightning_effcx.callbacks.schedules import Every
 from lightning_effcx.callbacks.selection import measure, memory, named, remember, with_error_bars
 from lightning_effcx.callbacks.standard import candidates, suited
-from lightning_effcx.callbacks.tensorboard import (
-    declare_hparams,
-    declare_layout,
-    draw_bands,
-    writers,
-)
+from lightning_effcx.callbacks.tensorboard import declare, draw_bands, writers
 from lightning_effcx.capture import captured
-from lightning_effcx.observe import Network, check_finite, observing
+from lightning_effcx.observe import Network, check_finite
 from lightning_effcx.tags import PREFIX, STDERR, Tag, check_name, is_site_key
 from lightning_effcx.views import at_samples
 
@@ -136,7 +132,7 @@ class ComplexityMonitor(Callback):
         self._probe = Probe(samples, network, batch, loader)
         self._without_validation = False
         self._clock = Budget(budget)
-        self._said: set[str] = set()
+        self._guard = Guard(strict=strict)
         self._chosen = False
 
     @property
@@ -165,12 +161,12 @@ class ComplexityMonitor(Callback):
         self._probe = Probe(self.samples, self.network, self.batch, self.loader)
         self._without_validation = False
         self._clock.start()
-        self._said.clear()
+        self._guard = Guard(strict=self.strict)
         self._chosen = False
         if stage == "fit":  # a checkpoint to resume from is loaded after this
             self._validations = 0
             self.history = []
-            with self._guarding("the declaration of TensorBoard's pages"):
+            with self._guard("the declaration of TensorBoard's pages"):
                 self._declare(trainer, pl_module)
 
     @override
@@ -252,7 +248,7 @@ class ComplexityMonitor(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         before = takewhile(lambda callback: callback is not self, trainer.callbacks)  # type: ignore[union-attr]
         if trainer.sanity_checking:
-            with self._clock.spending(measuring=False), _observing(pl_module):
+            with self._clock.spending(measuring=False), observing_silently(pl_module):
                 self._look(trainer, pl_module)
         elif trainer.state.fn != "fit" or self._is_due():
             with averaged(trainer, pl_module, before):
@@ -275,11 +271,10 @@ class ComplexityMonitor(Callback):
         count = self._validations
         self._validations += 1
         due = False
-        with self._guarding("a validation"):
+        with self._guard("a validation"):
             due = callable(self.every) and bool(self.every(count))
         affords = gather(self._clock.affords())[0]  # by the clock of one rank
-        if due and not affords and "budget" not in self._said:
-            self._said.add("budget")
+        if due and not affords and self._guard.is_new("budget"):
             rank_zero_info(
                 f"effcx: measuring takes {self._clock.last:.2g} s, more than budget={self.budget} "
                 "allows at every validation, so some are skipped."
@@ -289,22 +284,13 @@ class ComplexityMonitor(Callback):
     # -- what
 
     def _declare(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Tell TensorBoard what will come, before Lightning declares its own hyperparameters."""
-        hparams: dict[str, Any] = {}
-        for owner in (getattr(trainer, "datamodule", None), pl_module):
-            if getattr(owner, "_log_hyperparams", False):
-                hparams |= dict(owner.hparams)  # type: ignore[union-attr]
-        monitored = (getattr(callback, "monitor", None) for callback in trainer.callbacks)  # type: ignore[union-attr]
+        """Tell TensorBoard what will come."""
         names = [
             self._named(name) + beside
             for name, metric in self.metrics.items()
             for beside in with_error_bars(metric)
         ]
-        measured = [str(Tag(name)) for name in names]
-        measured += sorted({"val_loss", *(key for key in monitored if key)} - {*measured})
-        for writer in writers(trainer.loggers):
-            declare_hparams(writer, hparams | self.hparams, measured)
-            declare_layout(writer, names)
+        declare(trainer, pl_module, names, self.hparams)
 
     def _named(self, metric: str) -> str:
         return f"{self.name}_{metric}" if self.name else metric
@@ -315,7 +301,7 @@ class ComplexityMonitor(Callback):
         To be called while the module is observed.
         """
         seen = None
-        with self._guarding("every measure"):
+        with self._guard("every measure"):
             with self._explaining():
                 call, y = self._probe.gathered(trainer)
                 found = together(lambda: captured(pl_module, call, self.network, self.output))
@@ -347,7 +333,7 @@ class ComplexityMonitor(Callback):
         )
         rank_zero_info(f"effcx: {' '.join(why)}")
         if left_out:
-            with self._guarding(f"the exact measures {left_out}"):
+            with self._guard(f"the exact measures {left_out}"):
                 raise ValueError(because)
 
     def _measure(
@@ -360,13 +346,13 @@ class ComplexityMonitor(Callback):
         """Measure and log: through the module, or where that is not allowed to each logger."""
         values: dict[str, float] = {}
         bands: dict[str, tuple[float, float]] = {}
-        with self._clock.spending(), _observing(pl_module):
+        with self._clock.spending(), observing_silently(pl_module):
             seen = self._look(trainer, pl_module)
             if seen is None:
                 return
             for metric_name, metric in self.metrics.items():
                 name = self._named(metric_name)
-                with self._guarding(f"the measure {metric_name!r}"):
+                with self._guard(f"the measure {metric_name!r}"):
                     start = perf_counter()
                     found = measure(metric.to(seen.x.device), seen.network, seen.x, seen.y)
                     seconds = perf_counter() - start
@@ -392,36 +378,6 @@ class ComplexityMonitor(Callback):
         if trainer.state.fn == "fit":
             for writer in writers(trainer.loggers):
                 draw_bands(writer, bands, step)
-
-    @contextmanager
-    def _guarding(self, what: str) -> Iterator[None]:
-        """Turn an error into one warning that names `what` failed, unless `strict`."""
-        try:
-            yield
-        except Exception as error:
-            if self.strict:
-                error.add_note(f"effcx: this came from {what}.")
-                raise
-            if what not in self._said:
-                self._said.add(what)
-                reason = str(error).removesuffix(".") or type(error).__name__
-                rank_zero_warn(
-                    f"effcx leaves out {what}: {reason}. The training goes on; strict=True raises."
-                )
-
-
-@contextmanager
-def _observing(pl_module: LightningModule) -> Iterator[None]:
-    """Observe the module, and let it log nothing: what its forward says is not about us."""
-    with observing(pl_module):
-        for module in pl_module.modules():
-            if isinstance(module, LightningModule):
-                vars(module).update(log=_nothing, log_dict=_nothing)
-        yield
-
-
-def _nothing(*_: Any, **__: Any) -> None:
-    pass
 
 
 def _tensors(values: Mapping[str, float]) -> dict[str, Tensor]:

@@ -1,13 +1,14 @@
 """TensorBoard: the page of error bands, and the table of hyperparameters with the measures."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
+from lightning_effcx.callbacks.hosts import LightningModule, Trainer, of_kind
 from lightning_effcx.tags import PREFIX, Tag, band
 
 
@@ -16,13 +17,35 @@ def writers(loggers: Iterable[Any]) -> list[SummaryWriter]:
 
     On ranks other than 0, and in a `fast_dev_run`, the experiments of loggers are dummies.
     """
-    # By name, because there are two packages, and others' experiments may be costly to open.
-    boards = (x for x in loggers if "TensorBoardLogger" in {c.__name__ for c in type(x).__mro__})
-    experiments = (board.experiment for board in boards)
+    # Of others no experiment is asked for, which may be costly to open.
+    experiments = [board.experiment for board in of_kind(loggers, "TensorBoardLogger")]
     return [e for e in experiments if isinstance(e, SummaryWriter)]
 
 
-def declare_hparams(
+def declare(
+    trainer: Trainer, pl_module: LightningModule, names: Sequence[str], hparams: Mapping[str, Any]
+) -> None:
+    """Tell TensorBoard what will come, before Lightning declares its own hyperparameters.
+
+    Args:
+        trainer: Its loggers are told; what its callbacks monitor is in the table, too.
+        pl_module: The hyperparameters that it and the datamodule saved are in the table.
+        names: Of the measures.
+        hparams: More hyperparameters.
+    """
+    saved: dict[str, Any] = {}
+    for owner in (getattr(trainer, "datamodule", None), pl_module):
+        if getattr(owner, "_log_hyperparams", False):
+            saved |= dict(owner.hparams)  # type: ignore[union-attr]
+    monitored = (getattr(callback, "monitor", None) for callback in trainer.callbacks)  # type: ignore[union-attr]
+    measured = [str(Tag(name)) for name in names]
+    measured += sorted({"val_loss", *(key for key in monitored if key)} - {*measured})
+    for writer in writers(trainer.loggers):
+        _declare_hparams(writer, {**saved, **hparams}, measured)
+        _declare_layout(writer, names)
+
+
+def _declare_hparams(
     writer: SummaryWriter, hparams: Mapping[str, Any], measured: Iterable[str]
 ) -> None:
     """Write the run's hyperparameters, and that `measured` tags are the metrics to show with them.
@@ -36,7 +59,7 @@ def declare_hparams(
         file.add_summary(summary)
 
 
-def declare_layout(writer: SummaryWriter, names: Iterable[str]) -> None:
+def _declare_layout(writer: SummaryWriter, names: Iterable[str]) -> None:
     """Write the layout of the page Custom Scalars: each measure with its error band, then costs."""
     charts: dict[str, list[Any]] = {
         name: ["Margin", [str(Tag(name)), *band(name)]] for name in names
