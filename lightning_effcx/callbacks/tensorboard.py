@@ -37,11 +37,12 @@ def declare(
     for owner in (getattr(trainer, "datamodule", None), pl_module):
         if getattr(owner, "_log_hyperparams", False):
             saved |= dict(owner.hparams)  # type: ignore[union-attr]
+    saved |= hparams
     monitored = (getattr(callback, "monitor", None) for callback in trainer.callbacks)  # type: ignore[union-attr]
     measured = [str(Tag(name)) for name in names]
     measured += sorted({"val_loss", *(key for key in monitored if key)} - {*measured})
     for writer in writers(trainer.loggers):
-        _declare_hparams(writer, {**saved, **hparams}, measured)
+        _declare_hparams(writer, saved, measured)
         _declare_layout(writer, names)
 
 

@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"effcx: {error}\n")
         return 2
     except KeyboardInterrupt as interrupt:
-        sys.stderr.write(f"effcx: interrupted{interrupt}\n")
+        sys.stderr.write(": ".join(["effcx: interrupted", *map(str, interrupt.args)]) + "\n")
         return 130  # as of all that ends by that signal
     return 0
 

@@ -219,5 +219,7 @@ def _told_to_go_on(folder: Any) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        kept = f": the same command goes on from what is in {folder}" if folder else ""
-        raise KeyboardInterrupt(kept) from None
+        if not folder:
+            raise
+        sentence = f"the same command goes on from what is in {folder}"
+        raise KeyboardInterrupt(sentence) from None

@@ -104,10 +104,6 @@ def effective_model_complexity(  # noqa: PLR0913 all by name
     )
     if repeats < 1:
         raise ValueError(f"repeats={repeats}: expected at least 1.")
-    if not 0 <= label_noise <= 1:
-        raise ValueError(f"label_noise={label_noise}: expected a probability, between 0 and 1.")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: expected at least 1.")
     work = SubsampleTraining(
         make_module=make_module,
         make_trainer=make_trainer,

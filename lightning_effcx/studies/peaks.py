@@ -82,12 +82,16 @@ class DescentStudy:
         low, peak = self.rise
         height = shown(self.errors[peak] - self.errors[low], self._stderr(low, peak))
         place = "a peak at" if peak < max(self.studies) else "the largest"
-        least = "≥ " if self.studies[peak].censored else ""
         return (
             f"with {self.samples} samples the test error rises by {height} to {place} {self.along} "
-            f"{peak:g}, where the EMC at error {self.epsilon:g} is {least}{self.ratio:.2f} times "
-            "that many"
+            f"{peak:g}, where the EMC at error {self.epsilon:g} is {self._times(peak)} times that "
+            "many"
         )
+
+    def _times(self, value: float) -> str:
+        """Write the complexity at a value, in samples at hand, as what is known of it."""
+        study = self.studies[value]
+        return f"{'≥ ' if study.censored else ''}{study.emc / self.samples:.2f}"
 
     def _stderr(self, *values: float) -> float | None:
         """Return the standard error of a difference of test errors; `None` without repeats."""
@@ -101,12 +105,11 @@ class DescentStudy:
         for name in (self.along, "EMC", "EMC / samples", "training error", "test error"):
             table.add_column(name, justify="right", no_wrap=True)
         for value, study in self.studies.items():
-            least = "≥ " if study.censored else ""
             row = study.at(self.samples)
             table.add_row(
                 f"{value:g}",
                 study.shown(),
-                f"{least}{study.emc / self.samples:.2f}",
+                self._times(value),
                 shown(row.train_error, row.train_stderr) if row else "",
                 shown(row.test_error, row.test_stderr) if row else "",
                 style="bold" if value == self.peak else None,

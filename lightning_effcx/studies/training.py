@@ -115,6 +115,12 @@ class SubsampleTraining:
                 f"a test sample has the shape {tuple(self.test.x.shape[1:])}, but one of the "
                 f"dataset {tuple(self.samples.x.shape[1:])}: expected the same."
             )
+        if not 0 <= self.label_noise <= 1:
+            raise ValueError(
+                f"label_noise={self.label_noise}: expected a probability, between 0 and 1."
+            )
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size}: expected at least 1.")
 
     def __call__(self, job: Job) -> dict[str, float]:
         """Run the job, whose arguments are `n` and `repeat`."""
