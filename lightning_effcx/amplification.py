@@ -36,7 +36,7 @@ def amplification(network: Network, x: Tensor, *, chunk: int = 1024) -> dict[str
     """
     absolute = _absolute(network)
     with differentiating(), torch.enable_grad():
-        sites = _slopes(network, x, chunk)
+        sites, needed = _slopes(network, x, chunk)
         found = {name: torch.zeros(0) for name in sites}
         instead: dict[Any, Callable[..., Any]] = {}
         names = iter(sites)  # in order, since the wrapped modules have other names
@@ -58,11 +58,11 @@ def amplification(network: Network, x: Tensor, *, chunk: int = 1024) -> dict[str
             instead[site.output.grad_fn] = back
 
         one = x[:1].detach().clone().requires_grad_()
-        y = listen(absolute, one, hear)
+        y = listen(absolute, one, hear).outputs
         with _hooked(y.grad_fn, instead):
             # All the way, as nodes that are asked from within would else answer for wanted ones.
             y.backward(torch.full_like(y, 1 / y.shape[1]))
-    return found
+    return {name: found[name] for name in needed}
 
 
 def _absolute(network: Network) -> Network:
@@ -134,15 +134,17 @@ def _passed(node: Any, arriving: list[Tensor | None]) -> tuple[Any, ...]:
     return passed if isinstance(passed, tuple) else (passed,)
 
 
-def _slopes(network: Network, x: Tensor, chunk: int) -> dict[str, _Slopes]:
+def _slopes(network: Network, x: Tensor, chunk: int) -> tuple[dict[str, _Slopes], dict[str, None]]:
+    """Return the slopes of all sites, and the names of those that the outputs depend on."""
     sites: dict[str, _Slopes] = {}
+    needed: dict[str, None] = {}
 
     def hear(site: Site) -> None:
         sites.setdefault(site.name, _Slopes()).add(site)
 
     for part in x.detach().split(chunk):
-        listen(network, part.clone().requires_grad_(), hear)
-    return sites
+        needed |= listen(network, part.clone().requires_grad_(), hear).sites
+    return sites, needed
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lightning_effcx.lineage import Lineage
 from lightning_effcx.operations import FRESH, Operation, nonlinearity, tensors
 from lightning_effcx.sites import SiteNames
 
@@ -24,31 +25,53 @@ class Follower(TorchDispatchMode):
         # Views and in-place results share their storage, so dependence is a matter of storages. A
         # weak reference keeps the address of a dead one from being given to another.
         self.dependent: dict[int, StorageWeakRef] = {}
+        self.lineage = Lineage()
         self._mark(x)
+        self.lineage.add(frozenset({"input"}), x)
+        self.refused: dict[str, ValueError] = {}
+        """What is wrong with a site, which counts only if the outputs depend on it."""
+
+    def needed(self, outputs: Tensor) -> frozenset[str]:
+        """Return the sites that the outputs depend on, or say what is wrong with one of them."""
+        needed = self.lineage.needed(outputs)
+        for site, error in self.refused.items():
+            if site in needed:
+                raise error
+        return needed
 
     @abstractmethod
     def run(
         self, operation: Operation, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        """Return what is to leave a nonlinear operation."""
+    ) -> tuple[Any, str]:
+        """Return what is to leave a nonlinear operation, and the name of the site if it is one."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         del types
         kwargs = kwargs or {}
-        if not self.following or not any(map(self._depends, tensors(args, kwargs))):
+        origins = self.lineage.of(args, kwargs)
+        if not self.following or not origins:
             return func(*args, **kwargs)
+        out, site = self._followed(func, args, kwargs)
+        self.lineage.ran(func, args, kwargs, out, origins | {site} if site else origins)
+        return out
+
+    def _followed(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, str]:
+        if not any(map(self._depends, tensors(args, kwargs))):
+            return func(*args, **kwargs), ""  # such as of comparisons, which are no numbers
         operation = nonlinearity(func, args, kwargs, self._depends)
         if operation is None:
-            out = func(*args, **kwargs)
+            out, site = func(*args, **kwargs), ""
         else:
-            out = self.run(operation, func, args, kwargs)
+            out, site = self.run(operation, func, args, kwargs)
         if func.overloadpacket.__name__ not in FRESH:
             self._mark(out)
         if func._schema.is_mutable:  # noqa: SLF001
             self._mark(args[0])
-        return out
+        return out, site
 
     def _depends(self, argument: Any) -> bool:
         if not isinstance(argument, Tensor):

@@ -110,7 +110,8 @@ def layers(
         if site.kind == "curve":
             found[site.name].add(site)
 
+    needed: dict[str, None] = {}
     with torch.no_grad():
         for part in x.split(chunk):
-            listen(network, part.clone(), hear)
-    return found
+            needed |= listen(network, part.clone(), hear).sites
+    return {name: found[name] for name in needed}

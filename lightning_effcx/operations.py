@@ -124,6 +124,19 @@ def tensors(*arguments: Any) -> Iterator[Tensor]:
             yield from tensors(*argument.values())
 
 
+def written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """Return the arguments that an operator writes to, as its schema declares them."""
+    if not func._schema.is_mutable:  # noqa: SLF001
+        return []
+    declared = func._schema.arguments  # noqa: SLF001 the only way to the arguments' names
+    given = dict(zip((argument.name for argument in declared), args, strict=False)) | kwargs
+    return [
+        given[argument.name]
+        for argument in declared
+        if argument.name in given and argument.alias_info and argument.alias_info.is_write
+    ]
+
+
 def nonlinearity(
     func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], depends: Callable[[Any], bool]
 ) -> Operation | None:

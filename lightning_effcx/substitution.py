@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_effcx.broken_lines import BrokenLines
 from lightning_effcx.follow import Follower
+from lightning_effcx.lineage import Leaving
 from lightning_effcx.observe import Network, differentiating, evaluate
 from lightning_effcx.operations import Operation
 from lightning_effcx.own import as_one
@@ -41,8 +42,10 @@ class Substituted:
         with torch.no_grad(), differentiating():
             x = x.clone() if x.is_inference() else x
             follower = _Substitution(x, self.lines)
-            with as_one(self.network), follower.names, follower:
-                return self.network(x)
+            with as_one(self.network), follower.names, Leaving(follower.lineage), follower:
+                y = self.network(x)
+            follower.needed(y)
+            return y
 
 
 def difference(network: Network, other: Substituted, x: Tensor, chunk: int) -> float:
@@ -65,21 +68,26 @@ class _Substitution(Follower):
 
     def run(
         self, operation: Operation, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    ) -> tuple[Any, str]:
         z = operation.z
         if operation.kind != "curve":
             out = func(*args, **kwargs)
-            if (out if isinstance(out, Tensor) else out[0]).dim():
-                self.names.name(operation.name)  # so that what comes later has its own
-            return out
+            is_number = not (out if isinstance(out, Tensor) else out[0]).dim()
+            return out, "" if is_number else self.names.name(operation.name)
         if not z.dim():
-            return func(*args, **kwargs)
-        out = self._line(self.names.name(operation.name), z)
+            return func(*args, **kwargs), ""
+        name = self.names.name(operation.name)
+        try:
+            out = self._line(name, z)
+        except ValueError as error:
+            self.refused[name] = error
+            return func(*args, **kwargs), name
         returned = func._schema.returns  # noqa: SLF001
         if func._schema.is_mutable:  # noqa: SLF001
-            return kwargs.get("out", args[0]).copy_(out)
+            return kwargs.get("out", args[0]).copy_(out), name
         # The logarithm of the sigmoid returns what its derivative wants, too.
-        return out if len(returned) == 1 else (out, *(out.new_empty(0) for _ in returned[1:]))
+        rest = tuple(out.new_empty(0) for _ in returned[1:])
+        return (out, *rest) if rest else out, name
 
     def _line(self, name: str, z: Tensor) -> Tensor:
         if name not in self.lines:

@@ -9,18 +9,20 @@ normalisation over activations, a product of two activations). What is not known
 counts as nonlinear.
 
 What does not depend on the input is no site: a weight norm, a positional table, a constant mask.
+What the outputs do not depend on is none either: a loss beside them, or another head.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from lightning_effcx.follow import Follower
+from lightning_effcx.lineage import Leaving
 from lightning_effcx.observe import Network, evaluate
 from lightning_effcx.operations import Kind, Operation
 
@@ -78,23 +80,48 @@ class Site:
         return sum((c.sum(1) for c in crossed), torch.zeros_like(self.z[1:, 0], dtype=torch.long))
 
 
-def listen(network: Network, x: Tensor, hear: Callable[[Site], None]) -> Tensor:
-    """Run `network(x)` and call `hear` with each site as it executes; return the outputs.
+T = TypeVar("T")
 
-    Nothing is kept: memory is that of a forward pass and of what `hear` keeps. Where gradients are
-    being recorded, `site.output` carries the graph.
+
+class Heard(NamedTuple, Generic[T]):
+    """What was heard of a network.
+
+    Attributes:
+        outputs: What the network returned, `(n, k)`.
+        sites: By the name of each site that the outputs depend on, in order of execution, what
+            `hear` returned for it.
+    """
+
+    outputs: Tensor
+    sites: dict[str, T]
+
+
+def listen(network: Network, x: Tensor, hear: Callable[[Site], T]) -> Heard[T]:
+    """Run `network(x)` and call `hear` with each site as it executes.
+
+    Which sites the outputs depend on is known at the end only. So `hear` is called for the others,
+    too, but what it returned for them, or a `ValueError` that it raised, is dropped then.
+
+    Nothing else is kept: memory is that of a forward pass and of what `hear` keeps. Where gradients
+    are being recorded, `site.output` carries the graph.
 
     Args:
         network: Maps `(n, ...)` to `(n, k)`, treating samples independently.
         x: The inputs, `(n, ...)`.
         hear: Called in order of execution.
     """
-    listener = _Listener(x, hear)
+    found: dict[str, T] = {}
+
+    def keep(site: Site) -> None:
+        found[site.name] = hear(site)
+
+    listener = _Listener(x, keep)
     above = _Above(listener) if torch.is_grad_enabled() else nullcontext()
-    with listener.names, above, listener:
+    with listener.names, above, Leaving(listener.lineage), listener:
         y = evaluate(network, x)
     listener.flush()
-    return y
+    needed = listener.needed(y)
+    return Heard(y, {name: each for name, each in found.items() if name in needed})
 
 
 def units(network: Network, x: Tensor) -> dict[str, Site]:
@@ -108,17 +135,12 @@ def units(network: Network, x: Tensor) -> dict[str, Site]:
         1 piecewise linear (-1.0, 1.0) (5, 3)
         3 curve () (5, 1)
     """
-    sites: dict[str, Site] = {}
-
-    def keep(site: Site) -> None:
-        sites[site.name] = site
-
-    listen(network, x, keep)
-    return sites
+    return listen(network, x, lambda site: site).sites
 
 
-def without_units(that_have: str, others: list[str]) -> ValueError:
-    """Return the error of a measure that finds no units of its sort, but `others` by name."""
+def without_units(that_have: str, sites: Mapping[str, object]) -> ValueError:
+    """Return the error of a measure that finds units of other sorts only: operations by site."""
+    others = [f"{name} ({operation})" for name, operation in sites.items()]
     some = (", ".join(others[:3]) or "none") + (", ..." if len(others) > 3 else "")  # noqa: PLR2004
     return ValueError(
         f"no unit of this network has {that_have}, its nonlinearities being {some}: "
@@ -138,30 +160,38 @@ class _Listener(Follower):
 
     def run(
         self, operation: Operation, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    ) -> tuple[Any, str]:
         if func._schema.is_mutable:  # noqa: SLF001 such as relu_, or copy_ into a buffer
             operation = replace(operation, z=operation.z.clone())
         out = func(*args, **kwargs)
-        self._announce(operation, out)
-        return out
+        return out, self._announce(operation, out)
 
     def flush(self) -> None:
         """Let the sites that wait be heard, without listening to what is done with them."""
         pending, self.pending = self.pending, []
         self.following = False
         for site in pending:
-            self.hear(site)
+            self._hear(site)
         self.following = True
 
-    def _announce(self, operation: Operation, out: Any) -> None:
+    def _hear(self, site: Site) -> None:
+        try:
+            self.hear(site)
+        except ValueError as error:
+            self.refused.setdefault(site.name, error)
+
+    def _announce(self, operation: Operation, out: Any) -> str:
+        """Let a site be heard, now or soon; return its name, empty if it is none."""
         output = out if isinstance(out, Tensor) else out[0]
         if not output.dim():
-            return  # a number about the whole batch, such as in a check of its range
+            return ""  # a number about the whole batch, such as in a check of its range
         z = _by_sample(operation.z, self.n)
         if z is None:
             if operation.kind == "piecewise linear" and output.dtype == torch.bool:
-                return  # a question about the whole batch
-            raise ValueError(_not_by_sample(self.names.name(operation.name), operation.z, self.n))
+                return ""  # a question about the whole batch
+            name = self.names.name(operation.name)
+            self.refused[name] = ValueError(_not_by_sample(name, operation.z, self.n))
+            return name
         choice = _by_sample(_winner(operation, out), self.n) if operation.chooses else None
         name = self.names.name(operation.name)
         site = Site(
@@ -179,7 +209,8 @@ class _Listener(Follower):
         if self.recording:
             self.pending.append(site)  # until `_Above` is above autograd, where outputs have graphs
         else:
-            self.hear(site)
+            self._hear(site)
+        return name
 
 
 class _Above(TorchFunctionMode):

@@ -135,7 +135,7 @@ def test_units_that_lead_nowhere_have_none():
             return self.layer(torch.tanh(x))
 
     found = amplification(Idle(), torch.randn(4, 2))
-    assert found["sigmoid"].tolist() == [0, 0]
+    assert "sigmoid" not in found
     assert (found["tanh"] > 0).all()
 
 

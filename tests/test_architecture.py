@@ -25,6 +25,7 @@ FLOORS = [
         "views",
         "capture",
         "operations",
+        "lineage",
         "batches",
         "sites",
         "follow",

@@ -401,7 +401,7 @@ def test_a_checkpointed_part_is_seen_once():
     network, x = Checkpointed().eval(), torch.randn(6, 4)
     with torch.enable_grad():
         heard = []
-        listen(network, x, lambda site: heard.append(site.name)).sum().backward()
+        listen(network, x, lambda site: heard.append(site.name)).outputs.sum().backward()
     assert heard == ["body.1", "relu"]
 
 
@@ -497,7 +497,7 @@ def test_outputs_of_the_network_are_returned_unchanged():
     for name in ZOO:
         network, x = specimen(name)
         with observing(network):
-            assert_close(listen(network, x, lambda _: None), network(x))
+            assert_close(listen(network, x, lambda _: None).outputs, network(x))
 
 
 @pytest.mark.parametrize("name", ["mlp", "conv", "in_place", "functional", "tied", "transformer"])
@@ -506,7 +506,7 @@ def test_outputs_of_sites_carry_the_graph_when_gradients_are_recorded(name):
     network.eval()
     outputs = []
     with torch.enable_grad():
-        y = listen(network, x, lambda site: outputs.append(site.output))
+        y = listen(network, x, lambda site: outputs.append(site.output)).outputs
         assert all(output.requires_grad for output in outputs if output.is_floating_point())
         weight = next(network.parameters())
         for output in outputs[:1]:

@@ -22,7 +22,7 @@ million different patterns are taken for one with a chance of less than one in a
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -33,6 +33,8 @@ from lightning_effcx.metrics.base import NetworkMetric
 from lightning_effcx.observe import Network, observing
 from lightning_effcx.units import Site, listen, without_units
 from lightning_effcx.views import at_samples
+
+T = TypeVar("T")
 
 
 def activation_patterns(network: Network, x: Float[Tensor, "n ..."]) -> Int[Tensor, "n u"]:
@@ -48,31 +50,25 @@ def activation_patterns(network: Network, x: Float[Tensor, "n ..."]) -> Int[Tens
         tensor([[0, 1],
                 [1, 2]])
     """
-    found: list[Tensor] = []
 
-    def keep(site: Site) -> None:
-        found.append(_above(site).long().sum(1) if site.choice is None else site.choice)
+    def codes(site: Site) -> Tensor:
+        return _above(site).long().sum(1) if site.choice is None else site.choice
 
-    _listen_to_codes(network, x, keep)
-    return torch.cat(found, 1)
+    return torch.cat(_of_sites_with_codes(network, x, codes), 1)
 
 
-def _listen_to_codes(network: Network, x: Tensor, hear: Callable[[Site], None]) -> None:
-    """Let the sites be heard that have codes, or say why there are none."""
-    others: list[str] = []
-    heard: list[str] = []
+def _of_sites_with_codes(network: Network, x: Tensor, look: Callable[[Site], T]) -> list[T]:
+    """Return what `look` makes of each site that has codes, or say why there is none."""
 
-    def sort(site: Site) -> None:
-        if site.kind != "piecewise linear":
-            others.append(f"{site.name} ({site.operation})")
-            return
-        heard.append(site.name)
-        hear(site)
+    def sort(site: Site) -> tuple[T] | str:
+        return (look(site),) if site.kind == "piecewise linear" else site.operation
 
     with torch.no_grad():
-        listen(network, x, sort)
-    if not heard:
-        raise without_units("a kink", others)
+        sites = listen(network, x, sort).sites
+    found = [seen[0] for seen in sites.values() if isinstance(seen, tuple)]
+    if not found:
+        raise without_units("a kink", sites)
+    return found
 
 
 def _above(site: Site) -> Tensor:
@@ -110,29 +106,25 @@ class ActivationPatterns(NetworkMetric):
                 self._add(at_samples(network, part), x[part])
 
     def _add(self, network: Network, x: Tensor) -> None:
-        hashes = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        counts: list[Tensor] = []
-        shapes: list[tuple[int, int]] = []
         # The same factors for every batch, device and process.
         generator = torch.Generator().manual_seed(0)
 
-        def take(site: Site) -> None:
+        def take(site: Site) -> tuple[Tensor, Tensor | None]:
             if site.choice is None:
-                above = _above(site)
-                codes = above.long().sum(1)
-                counts.append(above.sum(0).flatten())
-                shapes.append((above.shape[1], above.shape[2]))
+                above = _above(site).long()
+                codes, counts = above.sum(1), above.sum(0)  # (n, u) and (kinks, u)
             else:
-                codes = site.choice
+                codes, counts = site.choice, None
             lowest, most = torch.iinfo(torch.long).min, torch.iinfo(torch.long).max
             factors = torch.randint(lowest, most, codes.shape[1:], generator=generator)
-            hashes.add_((codes * factors.to(codes.device)).sum(1))  # modulo 2^64
+            return (codes * factors.to(codes.device)).sum(1), counts  # modulo 2^64
 
-        _listen_to_codes(network, x, take)
-        self.shapes = tuple(shapes)
-        self.hashes = [*self.hashes, hashes]
-        if counts:
-            self.above = [sum(self.above, torch.cat(counts)[None])]
+        hashes, counts = zip(*_of_sites_with_codes(network, x, take), strict=True)
+        counted = [count for count in counts if count is not None]
+        self.shapes = tuple((kinks, units) for kinks, units in (c.shape for c in counted))
+        self.hashes = [*self.hashes, torch.stack(hashes).sum(0)]
+        if counted:
+            self.above = [sum(self.above, torch.cat([c.flatten() for c in counted])[None])]
 
     def compute(self) -> dict[str, Tensor]:
         """Distinct patterns, whether they saturate, dead and always-on units, mean distance."""

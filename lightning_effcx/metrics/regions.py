@@ -108,21 +108,19 @@ def transitions_per_site(
     network: Network, path: Float[Tensor, "s p ..."]
 ) -> dict[str, Int[Tensor, " s"]]:
     """Count the transitions on each path as `transitions` does, for every site that has codes."""
-    found: dict[str, Tensor] = {}
-    others: list[str] = []
     paths, points = path.shape[:2]
 
-    def count(site: Site) -> None:
+    def count(site: Site) -> Tensor | str:
         if site.kind == "other":
-            others.append(f"{site.name} ({site.operation})")
-            return
+            return site.operation
         steps = torch.nn.functional.pad(site.transitions(), (0, 1))  # (s * p)
-        found[site.name] = steps.unflatten(0, (paths, points))[:, :-1].sum(1)
+        return steps.unflatten(0, (paths, points))[:, :-1].sum(1)
 
     with torch.no_grad():
-        listen(network, path.flatten(0, 1), count)
-    if others and not found:
-        raise without_units("a code", others)
+        sites = listen(network, path.flatten(0, 1), count).sites
+    found = {name: counts for name, counts in sites.items() if isinstance(counts, Tensor)}
+    if sites and not found:
+        raise without_units("a code", sites)
     return found
 
 

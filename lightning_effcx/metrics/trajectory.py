@@ -61,16 +61,17 @@ def trajectory_length(
     if exact:
         return pieces(network, path, measure=_steps).measured
     paths, points = path.shape[:2]
-    lengths = {"input": _chords(path)}
 
-    def measure(site: Site) -> None:
-        if site.output.is_floating_point():  # a comparison has no length
-            lengths[site.name] = _chords(site.value.unflatten(0, (paths, points)))
+    def measure(site: Site) -> Tensor | None:
+        if not site.output.is_floating_point():
+            return None  # a comparison has no length
+        return _chords(site.value.unflatten(0, (paths, points)))
 
     with differentiating():
-        y = listen(network, path.flatten(0, 1), measure)
-        lengths["output"] = _chords(y.unflatten(0, (paths, points)))
-    return lengths
+        y, sites = listen(network, path.flatten(0, 1), measure)
+        lengths = {name: length for name, length in sites.items() if length is not None}
+        output = _chords(y.unflatten(0, (paths, points)))
+        return {"input": _chords(path), **lengths, "output": output}
 
 
 class TrajectoryLength(PathMetric):

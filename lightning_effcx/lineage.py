@@ -1,0 +1,89 @@
+"""Lineage: from which sites each tensor comes, so that a measure can leave out what does not count.
+
+A network may compute things beside the outputs that are measured: a loss, the other outputs of a
+structure, an auxiliary head. The measures are about the outputs alone. While a network runs, the
+lineage notes for every tensor which sites it was computed from. At the end that of the outputs
+tells which sites matter.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
+
+from lightning_effcx.operations import FRESH, tensors, written
+
+# Calls that take numbers out of torch, where nobody can follow them.
+_LEAVING = frozenset({Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__})
+
+
+class Lineage:
+    """The origins of tensors: whatever the caller adds, such as the names of sites.
+
+    Views and in-place results share the memory of another tensor, so origins are noted for each
+    storage. A weak reference keeps the address of a dead storage from being given to another.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[StorageWeakRef, frozenset[Any]]] = {}
+        self.asked: frozenset[Any] = frozenset()
+        """The origins of numbers that the network read, so that anything may depend on them."""
+
+    def of(self, *arguments: Any) -> frozenset[Any]:
+        """Return the origins of all tensors among the arguments."""
+        found: frozenset[Any] = frozenset()
+        for tensor in tensors(*arguments):
+            _, origins = self._known.get(_storage(tensor).cdata, (None, found))
+            found = found | origins if origins is not found else found
+        return found
+
+    def add(self, origins: frozenset[Any], *arguments: Any) -> None:
+        """Add origins to those of all tensors among the arguments."""
+        for tensor in tensors(*arguments):
+            storage = _storage(tensor)
+            _, known = self._known.get(storage.cdata, (None, origins))
+            self._known[storage.cdata] = storage, origins if known is origins else known | origins
+
+    def ran(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, origins: Any
+    ) -> None:
+        """Note the origins of what an operator returned and of what it wrote to."""
+        if func.overloadpacket.__name__ in FRESH:
+            return
+        self.add(origins, out, *written(func, args, kwargs))
+        if not any(True for _ in tensors(out)) and not func._schema.is_mutable:  # noqa: SLF001
+            self.asked |= origins  # such as the number that item() returns
+
+    def read(self, argument: Any) -> None:
+        """Note that the network reads the numbers in a tensor itself."""
+        self.asked |= self.of(argument)
+
+    def needed(self, outputs: Any) -> frozenset[Any]:
+        """Return everything that the outputs may depend on."""
+        return self.of(outputs) | self.asked
+
+
+class Leaving(TorchFunctionMode):
+    """While open, tells which tensors the network turns into something that is not torch's.
+
+    Args:
+        lineage: What is told.
+    """
+
+    def __init__(self, lineage: Lineage) -> None:
+        super().__init__()
+        self.lineage = lineage
+
+    def __torch_function__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        del types
+        if func in _LEAVING:
+            self.lineage.read(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+def _storage(tensor: Tensor) -> StorageWeakRef:
+    return StorageWeakRef(tensor.untyped_storage())
