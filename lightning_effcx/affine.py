@@ -66,12 +66,12 @@ def bends(network: Network, x: Tensor, directions: Tensor | None = None) -> dict
     with torch.no_grad(), differentiating():
         extension = AffineExtension(x, directions)
         extension.run(network)
-    if not extension.bends:
+    if not extension.needed & extension.bends.keys():
         raise ValueError(
             "this network has no units with kinks, so its only region has no boundary: "
             "measure jacobian_norm instead."
         )
-    return extension.bends
+    return {name: bends for name, bends in extension.bends.items() if name in extension.needed}
 
 
 class AffineExtension(Pass):

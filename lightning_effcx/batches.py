@@ -65,11 +65,3 @@ def _works_along(name: str, args: tuple[Any, ...]) -> bool:
 def _counted(dims: Any, count: int) -> set[int]:
     """Count dimensions from the front."""
     return {dim % count for dim in (dims if isinstance(dims, (list, tuple)) else [dims])}
-
-
-def mixing(name: str) -> ValueError:
-    """Return the error of what works across samples where each must be by itself."""
-    return ValueError(
-        f"site {name!r} moves, joins or parts samples, expected operations that treat each sample "
-        "by itself: count transitions instead."
-    )

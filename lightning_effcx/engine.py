@@ -4,6 +4,7 @@ At a nonlinearity its operands are brought to the rows of now, rows are inserted
 kink, and there the unit is set to the kink exactly, so that rounding makes no second crossing.
 """
 
+import math
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, TypeAlias
 
@@ -22,11 +23,35 @@ Measure: TypeAlias = Callable[[str, Rows, Tensor], Tensor | None]
 """Maps a site, the rows so far and its values `(r, v)` there, which are affine between them, to one
 number for each interval between neighbours, `(r - 1,)`; or to `None` where it is not concerned."""
 
-_SHORTEST = 1e-9  # of a segment: shorter ones are not cut again, whatever the budget
+_LEAST = 8  # rows of a pass, whatever they take
 
 
 class TooLargeError(Exception):
-    """The activations at all rows take more than the budget."""
+    """The activations at all rows take more than the budget.
+
+    Args:
+        rows: How many rows there would be, before later operations find more knots.
+        fitting: How many fit into the budget.
+        bytes: What the activations take at each.
+    """
+
+    def __init__(self, rows: int, fitting: int, bytes: float) -> None:  # noqa: A002 what it is
+        super().__init__(rows, fitting, bytes)
+        self.rows = rows
+        self.fitting = fitting
+        self.bytes = bytes
+
+
+class IdleError(Exception):
+    """The outputs do not depend on some sites, which are to be left out.
+
+    Args:
+        sites: Their names.
+    """
+
+    def __init__(self, sites: frozenset[str]) -> None:
+        super().__init__(sites)
+        self.sites = sites
 
 
 class Knots(NamedTuple):
@@ -51,12 +76,14 @@ class Engine(Pass):
         x: Tensor,
         sites: dict[str, int],
         *,
-        budget: int,
+        budget: float,
+        idle: frozenset[str] = frozenset(),
         measure: Measure | None = None,
         keep: Collection[str] = (),
     ) -> None:
-        super().__init__(rows, x)
+        super().__init__(rows, x, idle)
         self.sites = sites
+        self._entered: set[str] = set()
         self.budget = budget
         self.measure = measure
         self.measured: dict[str, tuple[Tensor, Tensor]] = {}
@@ -68,6 +95,9 @@ class Engine(Pass):
     def run(self, network: Network) -> Tensor:
         self._measure("input", self.x)
         y = super().run(network)
+        idle = frozenset(self._entered - self.needed)
+        if idle:
+            raise IdleError(idle)
         self._measure("output", y)
         return y
 
@@ -90,6 +120,7 @@ class Engine(Pass):
     def _enter(self, name: str) -> None:
         self._fit(len(self.rows.path))
         self.sites.setdefault(name, len(self.sites))
+        self._entered.add(name)
 
     @override
     def _leave(self, name: str, values: Tensor) -> None:
@@ -196,9 +227,8 @@ class Engine(Pass):
         """Give up where the tensors in use, with `count` rows, would not fit into the budget."""
         used = {t.untyped_storage().data_ptr(): t for t in self.versions}.values()
         per_row = sum(t.nbytes / self.rows.counts[self.versions[t]] for t in used)
-        apart = (self.rows.position[-1] - self.rows.position[0]) > _SHORTEST
-        if count * per_row > self.budget and (apart or self.rows.path[0] != self.rows.path[-1]):
-            raise TooLargeError
+        if count > _LEAST and count * per_row > self.budget:
+            raise TooLargeError(count, max(_LEAST, int(self.budget // per_row)), per_row)
 
     def _record(self, name: str, rows: Tensor, unit: Tensor, kink: Tensor) -> None:
         site = torch.full_like(unit, self.sites[name])
@@ -212,6 +242,26 @@ class Engine(Pass):
             if measured is not None:
                 joined = self.rows.joined()
                 self.measured[name] = self.rows.path[1:][joined], measured[joined]
+
+
+class Rehearsal(Engine):
+    """A pass over two equal rows that inserts one where the first unit could bend, to see it go on.
+
+    Args:
+        x: One sample, `(1, ...)`.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        position = torch.arange(2).to(x)
+        rows = Rows(torch.zeros_like(position, dtype=torch.long), position)
+        super().__init__(rows, x.expand(2, *x.shape[1:]), {}, budget=math.inf)
+
+    @override
+    def _crossings(
+        self, z: Tensor, kinks: tuple[float, ...], name: str
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        first = torch.zeros(int(not self.rows.version), dtype=torch.long, device=z.device)
+        return first, first, first, torch.full_like(first, 0.5, dtype=self.rows.position.dtype)
 
 
 def _in_place(func: Any, name: str) -> Any:

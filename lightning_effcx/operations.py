@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from lightning_effcx.refusals import bent
+
 Kind: TypeAlias = Literal["piecewise linear", "curve", "other"]
 
 _LINEAR = frozenset(
@@ -247,9 +249,4 @@ def check_continuous(name: str, operation: Operation) -> None:
     bends = operation.kind == "piecewise linear" and not operation.jumps
     if not bends or (operation.chooses and operation.name not in _MAXIMA):
         trained = operation.name in _BATCH_NORMS  # and so joins the samples of a batch
-        raise ValueError(
-            f"site {name!r} ({operation.name}) is not continuous and piecewise linear, so the "
-            "network has no linear regions: "
-            + "put it in eval mode, or " * trained
-            + "count transitions instead."
-        )
+        raise bent(name, operation.name, curve=operation.kind == "curve", trained=trained)

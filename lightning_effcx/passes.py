@@ -1,8 +1,10 @@
 """Passes: run a network at the dispatcher, and follow what depends on its input.
 
 Below Python all spellings of an operation look the same. Affine operations run as they are, at the
-latest version of the rows that their operands belong to; what is not piecewise linear, or does not
-treat each row by itself, is refused by name. What happens at a nonlinearity is for subclasses.
+latest version of the rows that their operands belong to. What happens at a nonlinearity is for
+subclasses. What is not piecewise linear, or does not treat each row by itself, is refused by name
+if the outputs depend on it. Whether they do is known at the end only, so until then it is evaluated
+beside the pass (`beside.py`), and so is all that follows from it.
 """
 
 from abc import abstractmethod
@@ -14,16 +16,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from lightning_effcx.batches import mixes_samples, mixing
+from lightning_effcx.batches import mixes_samples
+from lightning_effcx.beside import SIZED, Beside, to_integers
+from lightning_effcx.lineage import Leaving, Lineage
 from lightning_effcx.observe import Network, differentiating
 from lightning_effcx.operations import FRESH, Operation, check_continuous, nonlinearity, tensors
+from lightning_effcx.refusals import CurveError, RefusedError, deciding, mixing, writing_into_a_part
 from lightning_effcx.rewrites import Rewrites
 from lightning_effcx.rows import Rows
 from lightning_effcx.sites import SiteNames
 
-_SIZED = frozenset(
-    {"expand", "new_full", "new_ones", "new_zeros", "reshape", "unsafe_view", "view"}
-)
 _ANSWERS = frozenset({"eq", "equal", "local_scalar_dense", "ne"})  # what control flow asks for
 _FEW = 32  # rows
 
@@ -34,13 +36,15 @@ class Pass(TorchDispatchMode):
     Args:
         rows: The rows.
         x: The inputs there, in the precision of the pass.
+        idle: Sites that the outputs are known not to depend on.
 
     Attributes:
         rows: The rows as they are refined.
-        versions: The version of the rows of each tensor that depends on `x`.
+        versions: The version of the rows of each tensor that depends on `x` and is followed.
+        needed: After the pass, the sites that the outputs depend on, among other origins.
     """
 
-    def __init__(self, rows: Rows, x: Tensor) -> None:
+    def __init__(self, rows: Rows, x: Tensor, idle: frozenset[str] = frozenset()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.rows = Rows(rows.path, rows.position)
         with torch.inference_mode(False):  # else the network could not write in place
@@ -48,6 +52,14 @@ class Pass(TorchDispatchMode):
         self.names = SiteNames()
         self.versions = WeakIdKeyDictionary()
         self.versions[self.x] = 0
+        self.idle = idle
+        self.needed: frozenset[Any] = frozenset()
+        self.lineage = Lineage()
+        self.lineage.add(frozenset({"input"}), self.x)
+        self._beside = Beside(self.rows, self.versions, self.x.dtype)
+        self._refused: list[RefusedError] = []
+        self._stale = False
+        self._origins: frozenset[Any] = frozenset()  # of what runs now
         self._indices = WeakIdKeyDictionary()  # which element a choice took
 
     def run(self, network: Network) -> Tensor:
@@ -57,21 +69,35 @@ class Pass(TorchDispatchMode):
                 torch.no_grad(),
                 differentiating(),
                 self.names,
-                Rewrites(self._depends, self._resized),
+                Rewrites(self._depends, self._resized, self._fail),
+                Leaving(self.lineage),
                 self,
             ):
                 y = network(self.x)
         except RuntimeError as error:
+            if self._refused:
+                raise self._refusal(self._refused) from error
             if not self.rows.version:
                 raise  # it has nothing to do with the rows that were inserted
-            raise ValueError(
-                "the network does not go on where rows are inserted, probably since it read the "
-                f"batch size before: use -1 for it, or count transitions instead ({error})."
-            ) from error
+            raise ValueError(self._stuck(error)) from error
         for output in tree_leaves(y):  # of whatever class
-            if isinstance(output, Tensor) and output in self.versions:
-                return self.rows.bring(output, self.versions[output])
+            if isinstance(output, Tensor) and (self._depends(output) or self.lineage.of(output)):
+                return self._reached(output)
         raise ValueError("the network returned no tensor that depends on its input.")
+
+    def _reached(self, output: Tensor) -> Tensor:
+        """Return the outputs at the rows of the end, or say what cannot be followed in them."""
+        self.needed = self.lineage.needed(output)
+        refused = [refusal for refusal in self._refused if refusal in self.needed]
+        if refused:
+            raise self._refusal(refused)
+        return self.rows.bring(output, self.versions[output])
+
+    @staticmethod
+    def _refusal(refused: list[RefusedError]) -> RefusedError:
+        """Choose what to say of several refusals: a curve first, which would stay in any case."""
+        curves = (refusal for refusal in refused if isinstance(refusal, CurveError))
+        return next(curves, refused[0])
 
     @abstractmethod
     def _bend(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Tensor:
@@ -93,10 +119,70 @@ class Pass(TorchDispatchMode):
         del types
         kwargs = kwargs or {}
         operands = list(tensors(args, kwargs))
-        depends = any(map(self._depends, operands))
+        self._origins = self.lineage.of(operands)
+        if not self._origins and not any(map(self._depends, operands)):
+            return func(*args, **kwargs)
+        try:
+            out = self._run(func, args, kwargs)
+        except RuntimeError:
+            self._fail(args, kwargs)
+            raise
+        self.lineage.ran(func, args, kwargs, out, self._origins)
+        if self._is_beside(self._origins):
+            self.lineage.add(self._origins, out)  # also of noise that has only the shape of x
+        return out
+
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operator: follow it, or evaluate it beside the pass."""
+        if not self._is_beside(self._origins):
+            try:
+                return self._follow(func, args, kwargs)
+            except RefusedError as refusal:
+                self._refuse(refusal)
+        else:
+            self._look(func, args, kwargs)
+        out = self._beside(func, args, kwargs)
+        if not any(True for _ in tensors(out)):  # a number, by which the network may decide
+            operator = func.overloadpacket.__name__.strip("_")
+            refused = [refusal for refusal in self._refused if refusal in self._origins]
+            raise self._refusal(refused or [deciding(operator)])
+        return out
+
+    def _is_beside(self, origins: frozenset[Any]) -> bool:
+        return not origins.isdisjoint(self.idle) or not origins.isdisjoint(self._refused)
+
+    def _refuse(self, refusal: RefusedError) -> None:
+        self._refused.append(refusal)
+        self._origins |= {refusal}
+
+    def _look(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Name a nonlinearity beside the pass, as it is named where it is followed."""
+        if not any(map(self._is_number, tensors(args, kwargs))):
+            return
+        operation = nonlinearity(func, args, kwargs, self._is_number)
+        if operation is None:
+            return
+        name = self.names.name(operation.name)
+        self._origins |= {name}
+        try:
+            check_continuous(name, operation)
+        except RefusedError as refusal:
+            self._refuse(refusal)
+
+    def _is_number(self, argument: Any) -> bool:
+        """Tell whether an argument depends on the input and holds numbers, no truth values."""
+        if isinstance(argument, (list, tuple)):
+            return any(map(self._is_number, argument))
+        if not isinstance(argument, Tensor) or self._depends(argument):
+            return isinstance(argument, Tensor)
+        numbers = argument.is_floating_point() or argument.is_complex()
+        return numbers and bool(self.lineage.of(argument))
+
+    def _follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        operands = list(tensors(args, kwargs))
         if any(operand in self._indices for operand in operands):
             return self._index(func, args, kwargs)
-        if not depends:
+        if not any(map(self._depends, operands)):
             return func(*args, **kwargs)
         if "out" in kwargs:
             self._overwrite(None, kwargs["out"], func.overloadpacket.__name__, 0)
@@ -104,6 +190,9 @@ class Pass(TorchDispatchMode):
         if operation is None:
             return self._affine(func, args, kwargs)
         name = self.names.name(operation.name)
+        self._origins |= {name}
+        if name in self.idle:
+            return self._beside(func, args, kwargs)
         check_continuous(name, operation)
         if operation.chooses and _is_across_samples(operation):
             raise mixing(name)
@@ -119,7 +208,7 @@ class Pass(TorchDispatchMode):
         out = func(*args, **kwargs) if alone else None
         made = list(tensors(out))
         if not made or any(tensor.is_floating_point() for tensor in made):
-            raise _deciding(func.overloadpacket.__name__.strip("_"))
+            raise deciding(func.overloadpacket.__name__.strip("_"))
         self._indices.update(dict.fromkeys(made, True))
         return out
 
@@ -165,10 +254,7 @@ class Pass(TorchDispatchMode):
     def _overwrite(self, target: Any, value: Tensor, name: str, version: int) -> None:
         shared = self._sharing(target) if self._depends(target) else []
         if not self._depends(target) or not all(_is_whole(t, target) for t in shared):
-            raise ValueError(
-                f"site {name!r} writes in place into a part of a tensor, which cannot be followed: "
-                "use torch.cat, torch.stack or an operation that is not in place."
-            )
+            raise writing_into_a_part(name)
         rows = self.rows.counts[self.versions[target]]
         now = self.rows.counts[version]
         value = value.contiguous() if shared else value
@@ -187,14 +273,14 @@ class Pass(TorchDispatchMode):
 
     def _affine(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         operator = func.overloadpacket.__name__.strip("_")
-        if operator in _ANSWERS or operator.startswith("rand") or _to_integers(func, kwargs):
-            raise _deciding(operator)
+        if operator in _ANSWERS or operator.startswith("rand") or to_integers(func, kwargs):
+            raise deciding(operator)
         if mixes_samples(func, args, self._depends):
             raise mixing(operator)
         used = [a for a in tensors(args, kwargs) if self._depends(a)]
         version = max(self.versions[a] for a in used)
         given, named = self._bring((args, kwargs), version)
-        if operator in _SIZED:
+        if operator in SIZED:
             given = (given[0], self._resized(given[0], given[1]), *given[2:])
         if operator == "view":
             out = given[0].reshape(given[1])
@@ -218,6 +304,28 @@ class Pass(TorchDispatchMode):
             if size[0] == stale:
                 return [self.rows.counts[version], *size[1:]]
         return size
+
+    def _fail(self, *arguments: Any) -> None:
+        """Note whether a call that failed was given the number of rows of before."""
+        self._stale = self._stale or any(map(self._is_stale, tree_leaves(arguments)))
+
+    def _is_stale(self, argument: Any) -> bool:
+        before = self.rows.counts[:-1]
+        if isinstance(argument, Tensor):
+            return not self._depends(argument) and bool(argument.dim()) and len(argument) in before
+        return isinstance(argument, int) and argument in before
+
+    def _stuck(self, error: RuntimeError) -> str:
+        """Say why the network does not go on, as far as that was seen."""
+        if self._stale:
+            return (
+                "the network does not go on where rows are inserted, since it read the batch size "
+                f"before: use -1 for it, or count transitions instead ({error})."
+            )
+        return (
+            "the network does not go on where rows are inserted, so its linear regions cannot be "
+            f"counted: count transitions instead ({error})."
+        )
 
     def _read(self, func: Any, given: tuple[Any, ...], named: dict[str, Any]) -> Operation:
         operation = nonlinearity(func, given, named, self._depends)
@@ -247,20 +355,6 @@ def _convolve(func: Any, x: Tensor, *rest: Any) -> Tensor:
     for start in range(_FEW, len(x), _FEW):
         out[start : start + _FEW] = func(x[start : start + _FEW], *rest)
     return out
-
-
-def _deciding(operator: str) -> ValueError:
-    return ValueError(
-        f"{operator!r} lets what the network does depend on its input, or on chance, in ways that "
-        "are not continuous and piecewise linear: count transitions instead."
-    )
-
-
-def _to_integers(func: Any, kwargs: dict[str, Any]) -> bool:
-    dtype = kwargs.get("dtype")
-    return func is torch.ops.aten._to_copy.default and not (  # noqa: SLF001
-        dtype is None or dtype.is_floating_point or dtype.is_complex
-    )
 
 
 def _is_whole(tensor: Tensor, other: Tensor) -> bool:

@@ -16,19 +16,21 @@ the exact line restrictions of Sotoudeh and Thakur, "Computing Linear Restrictio
 Networks", NeurIPS 2019, are for sequences of layers; here any graph of operations will do.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_effcx.engine import Engine, Measure, TooLargeError
+from lightning_effcx.cutting import in_parts
+from lightning_effcx.engine import Engine, IdleError, Measure, Rehearsal
 from lightning_effcx.observe import Network, in_precision
 from lightning_effcx.rows import Rows
 
 BUDGET = 2**28
-"""Bytes that the activations of one pass may take, unless the network needs more for one row."""
+"""Bytes that the activations of one pass may take, unless eight rows take more."""
 
 _NEAR = 1e-12  # of a segment
 
@@ -100,7 +102,8 @@ def pieces(  # noqa: PLR0913 each is one thing that users may choose
         dtype: The precision of the pass, to which parameters are cast as they are met.
         budget: Bytes that activations may take; while an operation runs there are copies, so the
             peak is up to four times as much. Paths whose knots need more are cut, and their parts
-            done one after the other.
+            done one after the other; where that would take more than a thousand passes, they are
+            refused.
         keep: The sites, or `input` or `output`, whose values at the knots are wanted. They take
             memory that grows with the number of knots.
         measure: Given a site's name, rows, and its values `(r, v)` there, between which they are
@@ -114,21 +117,30 @@ def pieces(  # noqa: PLR0913 each is one thing that users may choose
         (tensor([1., 2.], dtype=torch.float64), tensor([0., 1.], dtype=torch.float64))
     """
     network = in_precision(network, dtype)
-    found: list[Engine] = []
-    sites: dict[str, int] = {}
     path = path.to(dtype)
     kept = _kept(path)
-    jobs = [_start(path, kept)]
-    while jobs:
-        rows, x = jobs.pop()
-        engine = Engine(rows, x, sites, budget=budget, measure=measure, keep=keep)
+    rows, x = _start(path, kept)
+    idle: frozenset[str] = frozenset()
+    while True:
+        sites: dict[str, int] = {}
+
+        def engine(rows: Rows, x: Tensor, is_free: bool) -> Engine:  # noqa: FBT001 one of two
+            most = max(budget, BUDGET) if is_free else budget
+            return Engine(rows, x, sites, budget=most, idle=idle, measure=measure, keep=keep)  # noqa: B023 used at once
+
         try:
-            engine.run(network)
-        except TooLargeError:
-            jobs += list(_halves(rows, x))[::-1]
+            found = in_parts(network, rows, x, engine)
+        except IdleError as error:
+            idle |= error.sites  # once more, without what is known at the end only
         else:
-            found.append(engine)
-    return _gathered(found, path, kept, tuple(sites), keep)
+            return _gathered(found, path, kept, tuple(sites), keep)
+
+
+def check_piecewise_linear(network: Network, x: Float[Tensor, "n ..."]) -> None:
+    """Say why `pieces` refuses a network, if it does, by one pass over the first sample."""
+    x = x[:1].to(torch.float64)
+    with suppress(IdleError):  # which says that it came to the end
+        Rehearsal(x).run(in_precision(network, x.dtype))
 
 
 def _gathered(
@@ -206,19 +218,3 @@ def _at_vertices(position: Tensor, where: Tensor, kept: Tensor) -> Tensor:
     last = torch.zeros_like(index).scatter_reduce(1, ordinal, index, "amax")
     before = position.floor()
     return position + (last[where, before.long()] - before)
-
-
-def _halves(rows: Rows, x: Tensor) -> Iterator[tuple[Rows, Tensor]]:
-    """Part the paths in two; cut a single path inside a segment, where no vertex is."""
-    half = int(rows.path[len(rows.path) // 2])
-    if half != rows.path[0]:
-        for part in (rows.path < half, rows.path >= half):
-            yield Rows(rows.path[part], rows.position[part]), x[part]
-        return
-    left = (len(rows.path) - 1) // 2
-    cut = Rows(rows.path, rows.position)
-    # Off the middle, so that no symmetry puts a kink there.
-    row = cut.insert(torch.tensor([left]).to(rows.path), torch.tensor([0.4877]).to(rows.position))
-    x = cut.bring(x, 0)
-    for piece in (slice(0, int(row) + 1), slice(int(row), None)):
-        yield Rows(cut.path[piece], cut.position[piece]), x[piece]

@@ -19,20 +19,32 @@ class Rewrites(TorchFunctionMode):
     Args:
         depends: Whether an argument depends on the input.
         resized: Maps a tensor and the size that it is to have to the size that is meant.
+        fail: Called with the arguments of a call that fails.
     """
 
     def __init__(
-        self, depends: Callable[[Any], bool], resized: Callable[[Tensor, Any], Any]
+        self,
+        depends: Callable[[Any], bool],
+        resized: Callable[[Tensor, Any], Any],
+        fail: Callable[..., None],
     ) -> None:
         super().__init__()
         self.depends = depends
         self.resized = resized
+        self.fail = fail
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         del types
         kwargs = kwargs or {}
+        try:
+            return self._changed(func, args, kwargs)
+        except RuntimeError:
+            self.fail(args, kwargs)
+            raise
+
+    def _changed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in {Tensor.reshape, torch.reshape} and self.depends(args[0]):
             x, *size = args
             if not size or not isinstance(size[0], int):

@@ -54,11 +54,27 @@ class Rows:
         self.counts.append(len(every_left))
         return new
 
+    def origin(self) -> tuple[Tensor, Tensor]:
+        """Return after which row of the start each row of now is, and how far on, as a fraction."""
+        if self.version:
+            return self._composed(0, self.version)
+        index = torch.arange(len(self.path), device=self.path.device)
+        return index, torch.zeros_like(self.position)
+
     def moved(self, index: Tensor, version: int) -> Tensor:
         """Return the indices of now of rows that had `index` at `version`."""
         for now in self._moves[version:]:
             index = now[index]
         return index
+
+    def first(self, values: Tensor, version: int) -> Tensor:
+        """Return `values`, `(r, ...)` at `version`, at the rows that were there from the start."""
+        if not version:
+            return values
+        start = torch.arange(self.counts[0], device=self.path.device)
+        for now in self._moves[:version]:
+            start = now[start]
+        return values.unflatten(0, (self.counts[version], -1))[start].flatten(0, 1)
 
     def bring(self, values: Tensor, version: int, to: int | None = None) -> Tensor:
         """Bring `values`, `(r, ...)` at `version`, to the rows of a later version, or of now."""

@@ -1039,14 +1039,13 @@ ARCHITECTURES = {
         lambda: OutputOf(as_dict),
         classified(6),
         lambda m, b: ((b[0],), lambda x: m(x)["logits"]),
-        PIECEWISE - EXACT,
-        unsettled=EXACT,  # which may refuse the argmax beside the logits
+        PIECEWISE,
     ),
     "output is an object": Architecture(
         lambda: OutputOf(as_model_output),
         classified(6),
         lambda m, b: ((b[0],), lambda x: m(x).logits),
-        (PIECEWISE - EXACT) | CURVES,  # the loss beside the logits has a square, which is a curve
+        PIECEWISE,
     ),
 }
 

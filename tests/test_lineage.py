@@ -6,14 +6,15 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from lightning_effcx.amplification import amplification
+from lightning_effcx.metrics.boundary import boundary_distance
+from lightning_effcx.metrics.capacity import region_capacity
 from lightning_effcx.metrics.lann import lann_complexity
 from lightning_effcx.metrics.patterns import activation_patterns
 from lightning_effcx.metrics.regions import transitions
 from lightning_effcx.metrics.trajectory import trajectory_length
 from lightning_effcx.observe import in_precision
+from lightning_effcx.pieces import pieces
 from lightning_effcx.units import units
-
-LABELS = torch.arange(6) % 3
 
 
 class Beside(nn.Module):
@@ -27,33 +28,34 @@ class Beside(nn.Module):
         self.beside = beside
 
     def forward(self, x):
+        labels = torch.arange(len(x)) % 3
         h = self.activation(self.first(x))
         if self.beside is not None:
-            self.beside(h, self.last(h))
+            self.beside(h, self.last(h), labels)
         return self.last(h)
 
 
-def loss_with_labels(h, y):
-    cross_entropy(y, LABELS[: len(y)])
+def loss_with_labels(h, y, labels):
+    cross_entropy(y, labels)
 
 
-def accuracy(h, y):
-    (y.argmax(1) == LABELS[: len(y)]).float().mean()
+def accuracy(h, y, labels):
+    (y.argmax(1) == labels).float().mean()
 
 
-def auxiliary_head(h, y):
+def auxiliary_head(h, y, labels):
     torch.sigmoid(torch.relu(h[:, :2]) - 1)
 
 
-def statistics_of_the_batch(h, y):
+def statistics_of_the_batch(h, y, labels):
     torch.relu(y.mean(0) - y.std(0)).sum()
 
 
-def noise(h, y):
+def noise(h, y, labels):
     torch.relu(h + torch.randn_like(h)).tanh()
 
 
-def written_in_place(h, y):
+def written_in_place(h, y, labels):
     other = torch.zeros(len(h), 4)
     other[:, 0] = h[:, 0]
     other.relu_()
@@ -175,3 +177,79 @@ def test_the_precision_of_a_network_with_something_beside_it_can_be_changed():
     with torch.no_grad():
         found = in_precision(network, torch.float64)(x)
         assert torch.equal(found, in_precision(alone, torch.float64)(x))
+
+
+# -- exact passes
+
+
+EXACTLY = pytest.mark.parametrize(
+    "beside", [loss_with_labels, accuracy, auxiliary_head, statistics_of_the_batch, noise]
+)
+
+
+@EXACTLY
+def test_an_exact_pass_leaves_out_what_the_outputs_do_not_depend_on(beside):
+    network, alone = pair(beside, nn.ReLU())
+    path = torch.randn(3, 2, 4, dtype=torch.float64)
+    found, expected = pieces(network, path, keep=["output"]), pieces(alone, path, keep=["output"])
+    assert found.sites == expected.sites == ("activation",)
+    assert torch.equal(found.regions(), expected.regions())
+    assert torch.equal(found.position, expected.position)
+    assert torch.equal(found.values["output"], expected.values["output"])
+
+
+@EXACTLY
+def test_boundaries_and_capacity_leave_out_what_the_outputs_do_not_depend_on(beside):
+    network, alone = pair(beside, nn.ReLU())
+    x = torch.randn(6, 4)
+    assert region_capacity(network, x) == region_capacity(alone, x)
+    assert torch.equal(boundary_distance(network, x), boundary_distance(alone, x))
+
+
+def test_another_output_costs_no_rows():
+    network = mlp(4, 5, 3)
+    rows = []
+
+    class Decoder(nn.Module):
+        def forward(self, x):
+            rows.append(len(x))
+            return torch.relu(x @ torch.ones(3, 200, dtype=x.dtype) - 1)
+
+    decoder = Decoder()
+
+    def both(x):
+        code = network(x)
+        return code, decoder(code)
+
+    path = torch.randn(1, 2, 4)
+    found = pieces(lambda x: both(x)[0], path)
+    assert torch.equal(found.regions(), pieces(network, path).regions())
+    assert rows[-1] < rows[0] + len(found.path) + 3  # once it is known not to count
+
+
+def test_what_is_refused_is_refused_if_the_outputs_depend_on_it_by_any_way():
+    layer = mlp(4, 5, 3)
+    path = torch.randn(3, 2, 4)
+    ways = [
+        lambda h: h + h.sigmoid(),
+        lambda h: torch.cat([h, h.sigmoid()], 1),
+        lambda h: torch.zeros_like(h).copy_(h.sigmoid()),
+        lambda h: h * (h.sigmoid() > 0.5),
+        lambda h: h * h.sigmoid().sum().item(),
+        lambda h: h + torch.from_numpy(h.sigmoid().numpy()),
+        lambda h: h if h.sigmoid().sum() > 0 else -h,
+    ]
+    for way in ways:
+        with pytest.raises(ValueError, match=r"^site 'sigmoid' \(sigmoid\) is not continuous and"):
+            pieces(lambda x, way=way: way(layer(x)), path)
+
+
+def test_a_curve_is_named_rather_than_how_its_network_arranges_samples():
+    class Last(nn.Sequential):
+        def forward(self, x):
+            return self[0](x)[0][:, -1]
+
+    for layer in (nn.LSTM, nn.GRU):
+        network = Last(layer(4, 3, batch_first=True))
+        with pytest.raises(ValueError, match=r"^site '0' \((sigmoid|tanh)\) is not continuous and"):
+            pieces(network, torch.randn(2, 2, 5, 4))

@@ -797,7 +797,9 @@ def test_a_batch_size_that_cannot_be_corrected_is_named_with_what_to_do():
         padding = torch.zeros(len(x), 2)
         return torch.cat([torch.relu(layer(x)), padding], 1)
 
-    with pytest.raises(ValueError, match="read the batch size before: use -1 for it, or count"):
+    with pytest.raises(
+        ValueError, match="since it read the batch size before: use -1 for it, or count"
+    ):
         pieces(network, torch.randn(3, 2, 6))
 
 

@@ -6,7 +6,6 @@ large networks less is measured, or estimated from a sample, as the names say th
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -24,7 +23,7 @@ from lightning_effcx.metrics.capacity import region_capacity
 from lightning_effcx.observe import Network
 from lightning_effcx.own import as_one
 from lightning_effcx.paths import OriginLine, Segment
-from lightning_effcx.pieces import pieces
+from lightning_effcx.pieces import check_piecewise_linear
 from lightning_effcx.units import units
 
 _SAMPLED = Segment(count=4, points=32)
@@ -34,7 +33,6 @@ _MANY_OUTPUTS = 128
 _DIRECTIONS = 16
 _MANY_UNITS = 512
 _KNOTS = 32  # at most about as many are looked for on a segment
-_NEAR = 1e-3
 
 
 class Suited(NamedTuple):
@@ -73,8 +71,8 @@ def suited(seed: int, network: Network, x: Tensor, y: Tensor | None, outputs: Te
     exact, left_out, because = _counted(seed, classes=classes), "", ""
     try:
         count = _bending_units(network, x)
-    except ValueError as error:
-        left_out, because = ", ".join(named(exact)), str(error)
+    except Exception as error:  # noqa: BLE001 whatever it is, it is about the exact measures only
+        left_out, because = ", ".join(named(exact)), str(error) or type(error).__name__
     else:
         if count > _MANY_UNITS:
             exact = [_estimated(seed, count)]
@@ -85,7 +83,7 @@ def suited(seed: int, network: Network, x: Tensor, y: Tensor | None, outputs: Te
         metrics += exact
     try:
         count = _curved_units(network, x)
-    except ValueError:  # it treats samples together somewhere, which was said of the kinks
+    except Exception:  # noqa: BLE001 what is wrong was said of the exact measures
         count = 0
     if count > _MANY_UNITS:
         why.append(
@@ -128,10 +126,8 @@ def _of_any(seed: int, outputs: int, *, classes: bool) -> tuple[list[Metric], li
 
 def _bending_units(network: Network, x: Tensor) -> int:
     """Count the units of a piecewise-linear network; raise, naming the site, for others."""
-    count = region_capacity(network, x[:1]).units
-    near = torch.lerp(x[0], x[min(1, len(x) - 1)], _NEAR)
-    pieces(network, torch.stack([x[0], near])[None])
-    return count
+    check_piecewise_linear(network, x)
+    return region_capacity(network, x[:1]).units
 
 
 def _curved_units(network: Network, x: Tensor) -> int:

@@ -71,3 +71,30 @@ def test_of_other_networks_there_is_what_holds_for_all():
 
 def test_whatever_is_chosen_was_a_candidate():
     assert [*candidates(0)] == [*METRICS, *OTHERS]
+
+
+class InSinglePrecision(nn.Module):
+    """A network that does not run in float64, in which exact measures are computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = mlp(4, 8, 3)
+
+    def forward(self, x):
+        if x.dtype != torch.float32:
+            raise RuntimeError("expected scalar type Float but found Double")
+        return self.network(x)
+
+
+def test_whatever_goes_wrong_with_exact_measures_the_others_are_chosen():
+    found = choose(InSinglePrecision())
+    assert [*found.metrics] == METRICS[:4]
+    assert found.left_out == ", ".join(METRICS[4:])
+    assert found.because == "expected scalar type Float but found Double"
+
+
+def test_choosing_takes_a_few_samples_of_a_network():
+    network, rows = mlp(4, 8, 3), []
+    network.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    choose(network)
+    assert sum(rows) - 6 <= 8  # the six samples are evaluated before
