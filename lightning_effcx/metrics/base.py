@@ -19,6 +19,10 @@ from lightning_effcx.views import at_samples, varies
 Items = TypeVar("Items", Tensor, Draws)
 
 
+_MOST = 2**24
+"""Bytes of input at once, at most: what a network computes from it takes many times as much."""
+
+
 @dataclass(frozen=True)
 class Share:
     """Which samples or paths of each batch a process measures, others measuring the others.
@@ -55,7 +59,7 @@ class NetworkMetric(Metric):
     and the result is that of one process.
 
     Args:
-        chunk: Rows that the network evaluates at once.
+        chunk: Rows that the network evaluates at once, at most, and no more than 16 MB of input.
         **kwargs: The keyword arguments of `torchmetrics.Metric`.
     """
 
@@ -78,6 +82,11 @@ class NetworkMetric(Metric):
         # A MetricCollection shares one state among metrics whose states agree after the first
         # batch, which two counts easily do by chance. NaN agrees with nothing, itself included.
         self.add_state("unshared", default=torch.tensor(torch.nan), dist_reduce_fx="mean")
+
+    def rows_at_once(self, x: Tensor) -> int:
+        """Return how many rows like those of `x` to evaluate at once: fewer of large images."""
+        bytes_of_row = max(1, x[:1].numel() * x.element_size())
+        return max(1, min(self.chunk, _MOST // bytes_of_row))
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
         """Add what another share measured: its metric, or the `metric_state` of that."""
@@ -144,7 +153,7 @@ class SampleMetric(NetworkMetric):
             self._measure(network, x.detach().clone(), _detached(y), generator)
 
     def _measure(self, network: Network, x: Tensor, y: Tensor | None, generator: Generator) -> None:
-        at_once = self.chunk if self.pointwise or not varies(network) else 1
+        at_once = self.rows_at_once(x) if self.pointwise or not varies(network) else 1
         samples = torch.arange(len(x))
         self._score_share(network, x, y, Draws.of(len(x), generator), samples, at_once)
 
@@ -226,7 +235,8 @@ class PathMetric(SampleMetric):
             paths = self.paths(x, y, generator)
         else:
             paths = self.paths(x, y, generator)
-            starts, at_once = torch.arange(len(paths)), max(1, self.chunk // paths.shape[1])
+            starts = torch.arange(len(paths))
+            at_once = max(1, self.rows_at_once(x) // paths.shape[1])
         # All are drawn, so that every share has the same.
         draws = Draws.of(len(paths), generator)
         self._score_share(network, paths, None, draws, starts, at_once)

@@ -102,7 +102,7 @@ class ActivationPatterns(NetworkMetric):
         del y
         with observing(network):
             x, mine = x.detach().clone(), self.share(torch.arange(len(x)))
-            for part in mine.split(self.chunk) if len(mine) else ():
+            for part in mine.split(self.rows_at_once(x)) if len(mine) else ():
                 self._add(at_samples(network, part), x[part])
 
     def _add(self, network: Network, x: Tensor) -> None:

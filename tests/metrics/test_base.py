@@ -159,3 +159,11 @@ def test_the_start_of_a_path_is_told_by_its_weights(paths):
     drawn = paths(x, None, torch.Generator().manual_seed(3))[:, 0]
     scale = drawn.flatten(1).norm(dim=1) / x[starts].flatten(1).norm(dim=1)
     assert_close(drawn.abs(), (x[starts] * scale[:, None, None]).abs())
+
+
+def test_of_large_inputs_fewer_rows_are_evaluated_at_once():
+    metric = JacobianNorm(chunk=100)
+    assert metric.rows_at_once(torch.zeros(5, 1000)) == 100
+    assert metric.rows_at_once(torch.zeros(5, 3, 512, 512)) == 5
+    assert metric.rows_at_once(torch.zeros(5, 2**25)) == 1
+    assert metric.rows_at_once(torch.zeros(0, 4)) == 100
