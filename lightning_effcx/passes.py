@@ -7,13 +7,15 @@ if the outputs depend on it. Whether they do is known at the end only, so until 
 beside the pass (`beside.py`), and so is all that follows from it.
 """
 
+import operator as operators
 from abc import abstractmethod
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
 from lightning_effcx.batches import mixes_samples
@@ -290,10 +292,36 @@ class Pass(TorchDispatchMode):
             if func._schema.is_mutable and given[0] is args[0]:  # noqa: SLF001
                 given = (given[0].clone(), *given[1:])
             is_convolution = operator == "convolution"
-            out = _convolve(func, *given) if is_convolution else func(*given, **named)
+            run = partial(_convolve, func) if is_convolution else func
+            out = self._fitting(run, given, named, version)
         if operator in FRESH and (not out.dim() or len(out) != self.rows.counts[version]):
             return out  # a constant
         return self._put(func, args, out, operator, version)
+
+    def _fitting(self, run: Any, given: Any, named: dict[str, Any], version: int) -> Any:
+        """Run an operator; make constants fit that have the number of rows of before, if it fails.
+
+        Such are zeros for each sample that the network made before rows were inserted. All their
+        rows are equal, so that it is known what they are at the others.
+        """
+        try:
+            return run(*given, **named)
+        except RuntimeError:
+            fitted, named = tree_map(lambda each: self._fitted(each, version), (given, named))
+            if all(map(operators.is_, tree_leaves(fitted), tree_leaves(given))):
+                raise
+            return run(*fitted, **named)
+
+    def _fitted(self, argument: Any, version: int) -> Any:
+        if not self._is_stale(argument) or not isinstance(argument, Tensor):
+            return argument
+        first = argument[:1].expand_as(argument)
+        equal = torch.equal(argument, first) and len(argument) > 1
+        return (
+            argument[:1].expand(self.rows.counts[version], *argument.shape[1:])
+            if equal
+            else argument
+        )
 
     def _resized(self, x: Tensor, size: Any) -> Any:
         """Correct a batch size that the network read before rows were inserted."""

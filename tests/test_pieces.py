@@ -794,7 +794,7 @@ def test_a_batch_size_that_cannot_be_corrected_is_named_with_what_to_do():
     layer = nn.Linear(6, 6)
 
     def network(x):
-        padding = torch.zeros(len(x), 2)
+        padding = torch.arange(2.0 * len(x)).reshape(len(x), 2)
         return torch.cat([torch.relu(layer(x)), padding], 1)
 
     with pytest.raises(
@@ -806,3 +806,26 @@ def test_a_batch_size_that_cannot_be_corrected_is_named_with_what_to_do():
 def test_an_error_of_the_network_itself_stays_what_it_is():
     with pytest.raises(RuntimeError, match="shape"):
         pieces(nn.Linear(5, 2), torch.randn(3, 2, 6))
+
+
+@pytest.mark.parametrize(
+    "with_padding",
+    [
+        lambda h, zeros: h + zeros,
+        lambda h, zeros: torch.cat([h, zeros], 1),
+        lambda h, zeros: torch.stack([zeros, h], 1).flatten(1),
+        lambda h, zeros: torch.where(zeros == 0, h, 2 * h),
+    ],
+)
+def test_constants_that_are_equal_for_all_samples_may_be_made_before(with_padding):
+    layer, path = nn.Linear(6, 6), torch.randn(3, 2, 6)
+
+    def network(x):
+        zeros = torch.zeros(len(x), 6)
+        return torch.relu(with_padding(torch.relu(layer(x)), zeros) - 0.1)
+
+    def expected(x):
+        h = torch.relu(layer(x))
+        return torch.relu(with_padding(h, torch.zeros(len(h), 6)) - 0.1)
+
+    assert_close(pieces(network, path).regions(), pieces(expected, path).regions())
