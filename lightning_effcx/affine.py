@@ -93,7 +93,7 @@ class AffineExtension(Pass):
 
     @override
     def _bend(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Tensor:
-        given, named = self._bring((args, kwargs), 0)
+        given, named = self.followed.bring((args, kwargs), 0)
         operation = self._read(func, given, named)
         z = self._base(operation.z)
         gap = torch.stack([(z - kink).abs() for kink in operation.kinks]).amin(0)
@@ -116,7 +116,7 @@ class AffineExtension(Pass):
 
     @override
     def _choose(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:
-        given, named = self._bring((args, kwargs), 0)
+        given, named = self.followed.bring((args, kwargs), 0)
         out = func(*given, **named)
         operation = self._read(func, given, named)
         values, winners = contest(operation, out, len(self.rows.path))  # (r, groups, elements)

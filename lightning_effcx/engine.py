@@ -128,14 +128,14 @@ class Engine(Pass):
 
     @override
     def _bend(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Tensor:
-        given, named = self._bring((args, kwargs), self.rows.version)
+        given, named = self.followed.bring((args, kwargs), self.rows.version)
         operation = self._read(func, given, named)
         z, kinks = self._by_row(operation.z), operation.kinks
         left, unit, kink, fraction = self._crossings(z, kinks, name)
         if len(left):
             new = self._insert(left, fraction)
             self._record(name, new, unit, kink)
-            given, named = self._bring((given, named), self.rows.version)
+            given, named = self.followed.bring((given, named), self.rows.version)
             at = torch.tensor(kinks).to(z)[kink]
             pinned = self._pinned(self._read(func, given, named), given[0], new, unit, at)
             given = (pinned, *given[1:])
@@ -183,7 +183,9 @@ class Engine(Pass):
         self, operation: Operation, first: Tensor, rows: Tensor, unit: Tensor, kink: Tensor
     ) -> Tensor:
         """Return the first operand, its units set to their kinks exactly."""
-        first = first if self._depends(first) else first.clone()  # else it was just made by bring
+        first = (
+            first if self.followed.depends(first) else first.clone()
+        )  # else it was just made by bring
         pinned = first.expand(operation.z.shape).contiguous()
         if operation.bound is not None:
             kink = self._by_row(operation.bound.expand(pinned.shape))[rows, unit]
@@ -194,16 +196,16 @@ class Engine(Pass):
     @override
     def _choose(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:
         """Refine until the winner of every window changes at ties only."""
-        given, named = self._bring((args, kwargs), self.rows.version)
+        given, named = self.followed.bring((args, kwargs), self.rows.version)
         while True:
             out = func(*given, **named)
             left, fraction = overtakings(self._read(func, given, named), out, self.rows)
             if not len(left):
                 break
             self._insert(left, fraction)
-            given, named = self._bring((given, named), self.rows.version)
+            given, named = self.followed.bring((given, named), self.rows.version)
         between, named = tree_map(
-            lambda a: self._between(a) if self._depends(a) else a, (given, named)
+            lambda a: self._between(a) if self.followed.depends(a) else a, (given, named)
         )
         operation = self._read(func, between, named)
         row, window = successions(operation, func(*between, **named), self.rows)

@@ -7,7 +7,6 @@ if the outputs depend on it. Whether they do is known at the end only, so until 
 beside the pass (`beside.py`), and so is all that follows from it.
 """
 
-import operator as operators
 from abc import abstractmethod
 from functools import partial
 from typing import Any
@@ -15,15 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.weak import WeakIdKeyDictionary
+from torch.utils._pytree import tree_leaves
 
 from lightning_effcx.batches import mixes_samples
 from lightning_effcx.beside import SIZED, Beside, to_integers
+from lightning_effcx.followed import Followed
 from lightning_effcx.lineage import Leaving, Lineage
 from lightning_effcx.observe import Network, differentiating
 from lightning_effcx.operations import FRESH, Operation, check_continuous, nonlinearity, tensors
-from lightning_effcx.refusals import CurveError, RefusedError, deciding, mixing, writing_into_a_part
+from lightning_effcx.refusals import CurveError, RefusedError, deciding, mixing
 from lightning_effcx.rewrites import Rewrites
 from lightning_effcx.rows import Rows
 from lightning_effcx.sites import SiteNames
@@ -52,8 +51,8 @@ class Pass(TorchDispatchMode):
         with torch.inference_mode(False):  # else the network could not write in place
             self.x = x.clone()
         self.names = SiteNames()
-        self.versions = WeakIdKeyDictionary()
-        self.versions[self.x] = 0
+        self.followed = Followed(self.rows, self.x)
+        self.versions = self.followed.versions
         self.idle = idle
         self.needed: frozenset[Any] = frozenset()
         self.lineage = Lineage()
@@ -62,7 +61,6 @@ class Pass(TorchDispatchMode):
         self._refused: list[RefusedError] = []
         self._stale = False
         self._origins: frozenset[Any] = frozenset()  # of what runs now
-        self._indices = WeakIdKeyDictionary()  # which element a choice took
 
     def run(self, network: Network) -> Tensor:
         """Pass all rows through the network; return its outputs at the rows of the end."""
@@ -71,7 +69,7 @@ class Pass(TorchDispatchMode):
                 torch.no_grad(),
                 differentiating(),
                 self.names,
-                Rewrites(self._depends, self._resized, self._fail),
+                Rewrites(self.followed.depends, self.followed.resized, self._fail),
                 Leaving(self.lineage),
                 self,
             ):
@@ -83,7 +81,9 @@ class Pass(TorchDispatchMode):
                 raise  # it has nothing to do with the rows that were inserted
             raise ValueError(self._stuck(error)) from error
         for output in tree_leaves(y):  # of whatever class
-            if isinstance(output, Tensor) and (self._depends(output) or self.lineage.of(output)):
+            if isinstance(output, Tensor) and (
+                self.followed.depends(output) or self.lineage.of(output)
+            ):
                 return self._reached(output)
         raise ValueError("the network returned no tensor that depends on its input.")
 
@@ -122,7 +122,7 @@ class Pass(TorchDispatchMode):
         kwargs = kwargs or {}
         operands = list(tensors(args, kwargs))
         self._origins = self.lineage.of(operands)
-        if not self._origins and not any(map(self._depends, operands)):
+        if not self._origins and not any(map(self.followed.depends, operands)):
             return func(*args, **kwargs)
         try:
             out = self._run(func, args, kwargs)
@@ -175,20 +175,20 @@ class Pass(TorchDispatchMode):
         """Tell whether an argument depends on the input and holds numbers, no truth values."""
         if isinstance(argument, (list, tuple)):
             return any(map(self._is_number, argument))
-        if not isinstance(argument, Tensor) or self._depends(argument):
+        if not isinstance(argument, Tensor) or self.followed.depends(argument):
             return isinstance(argument, Tensor)
         numbers = argument.is_floating_point() or argument.is_complex()
         return numbers and bool(self.lineage.of(argument))
 
     def _follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         operands = list(tensors(args, kwargs))
-        if any(operand in self._indices for operand in operands):
+        if any(operand in self.followed.indices for operand in operands):
             return self._index(func, args, kwargs)
-        if not any(map(self._depends, operands)):
+        if not any(map(self.followed.depends, operands)):
             return func(*args, **kwargs)
         if "out" in kwargs:
-            self._overwrite(None, kwargs["out"], func.overloadpacket.__name__, 0)
-        operation = nonlinearity(func, args, kwargs, self._depends)
+            self.followed.overwrite(None, kwargs["out"], func.overloadpacket.__name__, 0)
+        operation = nonlinearity(func, args, kwargs, self.followed.depends)
         if operation is None:
             return self._affine(func, args, kwargs)
         name = self.names.name(operation.name)
@@ -200,76 +200,19 @@ class Pass(TorchDispatchMode):
             raise mixing(name)
         self._enter(name)
         run = self._choose if operation.chooses else self._bend
-        out = self._put(func, args, run(func, args, kwargs, name), name)
+        out = self.followed.put(func, args, run(func, args, kwargs, name), name)
         self._leave(name, out if isinstance(out, Tensor) else out[0])
         return out
 
     def _index(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Let the indices of what was chosen be rearranged, but nothing else be made of them."""
-        alone = not any(map(self._depends, tensors(args, kwargs)))
+        alone = not any(map(self.followed.depends, tensors(args, kwargs)))
         out = func(*args, **kwargs) if alone else None
         made = list(tensors(out))
         if not made or any(tensor.is_floating_point() for tensor in made):
             raise deciding(func.overloadpacket.__name__.strip("_"))
-        self._indices.update(dict.fromkeys(made, True))
+        self.followed.indices.update(dict.fromkeys(made, True))
         return out
-
-    # -- what depends on x
-
-    def _depends(self, argument: Any) -> bool:
-        if isinstance(argument, (list, tuple)):
-            return any(map(self._depends, argument))
-        return isinstance(argument, Tensor) and argument in self.versions
-
-    def _bring(self, arguments: Any, version: int) -> Any:
-        """Bring what depends on x to the rows of `version`, and the rest to its precision."""
-        if isinstance(arguments, dict):
-            return {name: self._bring(value, version) for name, value in arguments.items()}
-        if isinstance(arguments, (list, tuple)):
-            return type(arguments)([self._bring(argument, version) for argument in arguments])
-        if not isinstance(arguments, Tensor):
-            return arguments
-        if arguments in self.versions:
-            brought = self.rows.bring(arguments, self.versions[arguments], version)
-            self.versions[brought] = version
-            return brought
-        return arguments.to(self.x.dtype) if arguments.is_floating_point() else arguments
-
-    def _put(self, func: Any, args: tuple[Any, ...], out: Any, name: str, at: int = -1) -> Any:
-        """Register what an operation returned; where it works in place, in the caller's tensor."""
-        version = self.rows.version if at < 0 else at
-        if func._schema.is_mutable:  # noqa: SLF001
-            self._overwrite(args[0], out, name, version)
-            out = args[0]
-        for tensor in tensors(out):
-            if not tensor.numel():
-                continue  # such as the statistics that batch normalisation did not take
-            if tensor.is_floating_point() or tensor.is_complex():
-                # Samples may be in parts: linear layers cut those of several dimensions.
-                if not tensor.dim() or len(tensor) % self.rows.counts[version]:
-                    raise mixing(name)
-                self.versions[tensor] = version
-            else:
-                self._indices[tensor] = True
-        return out
-
-    def _overwrite(self, target: Any, value: Tensor, name: str, version: int) -> None:
-        shared = self._sharing(target) if self._depends(target) else []
-        if not self._depends(target) or not all(_is_whole(t, target) for t in shared):
-            raise writing_into_a_part(name)
-        rows = self.rows.counts[self.versions[target]]
-        now = self.rows.counts[version]
-        value = value.contiguous() if shared else value
-        target.set_(value)
-        for other in shared:  # such as what a view was taken of
-            other.set_(value.view(len(other) // rows * now, *other.shape[1:]))
-            self.versions[other] = version
-
-    def _sharing(self, target: Tensor) -> list[Any]:
-        """Return the other tensors still in use that share the target's memory."""
-        storage = target.untyped_storage().data_ptr()
-        others = (t for t in self.versions if t is not target and t.numel())
-        return [t for t in others if t.untyped_storage().data_ptr() == storage]
 
     # -- affine operations
 
@@ -277,13 +220,13 @@ class Pass(TorchDispatchMode):
         operator = func.overloadpacket.__name__.strip("_")
         if operator in _ANSWERS or operator.startswith("rand") or to_integers(func, kwargs):
             raise deciding(operator)
-        if mixes_samples(func, args, self._depends):
+        if mixes_samples(func, args, self.followed.depends):
             raise mixing(operator)
-        used = [a for a in tensors(args, kwargs) if self._depends(a)]
+        used = [a for a in tensors(args, kwargs) if self.followed.depends(a)]
         version = max(self.versions[a] for a in used)
-        given, named = self._bring((args, kwargs), version)
+        given, named = self.followed.bring((args, kwargs), version)
         if operator in SIZED:
-            given = (given[0], self._resized(given[0], given[1]), *given[2:])
+            given = (given[0], self.followed.resized(given[0], given[1]), *given[2:])
         if operator == "view":
             out = given[0].reshape(given[1])
         elif operator == "to_copy":  # the pass keeps its own precision
@@ -293,55 +236,14 @@ class Pass(TorchDispatchMode):
                 given = (given[0].clone(), *given[1:])
             is_convolution = operator == "convolution"
             run = partial(_convolve, func) if is_convolution else func
-            out = self._fitting(run, given, named, version)
+            out = self.followed.fitting(run, given, named, version)
         if operator in FRESH and (not out.dim() or len(out) != self.rows.counts[version]):
             return out  # a constant
-        return self._put(func, args, out, operator, version)
-
-    def _fitting(self, run: Any, given: Any, named: dict[str, Any], version: int) -> Any:
-        """Run an operator; make constants fit that have the number of rows of before, if it fails.
-
-        Such are zeros for each sample that the network made before rows were inserted. All their
-        rows are equal, so that it is known what they are at the others.
-        """
-        try:
-            return run(*given, **named)
-        except RuntimeError:
-            fitted, named = tree_map(lambda each: self._fitted(each, version), (given, named))
-            if all(map(operators.is_, tree_leaves(fitted), tree_leaves(given))):
-                raise
-            return run(*fitted, **named)
-
-    def _fitted(self, argument: Any, version: int) -> Any:
-        if not self._is_stale(argument) or not isinstance(argument, Tensor):
-            return argument
-        first = argument[:1].expand_as(argument)
-        equal = torch.equal(argument, first) and len(argument) > 1
-        return (
-            argument[:1].expand(self.rows.counts[version], *argument.shape[1:])
-            if equal
-            else argument
-        )
-
-    def _resized(self, x: Tensor, size: Any) -> Any:
-        """Correct a batch size that the network read before rows were inserted."""
-        version = self.versions[x]
-        if not isinstance(size, (list, tuple)) or not size:
-            return size
-        for stale in reversed(self.rows.counts[:version]):
-            if size[0] == stale:
-                return [self.rows.counts[version], *size[1:]]
-        return size
+        return self.followed.put(func, args, out, operator, version)
 
     def _fail(self, *arguments: Any) -> None:
         """Note whether a call that failed was given the number of rows of before."""
-        self._stale = self._stale or any(map(self._is_stale, tree_leaves(arguments)))
-
-    def _is_stale(self, argument: Any) -> bool:
-        before = self.rows.counts[:-1]
-        if isinstance(argument, Tensor):
-            return not self._depends(argument) and bool(argument.dim()) and len(argument) in before
-        return isinstance(argument, int) and argument in before
+        self._stale = self._stale or any(map(self.followed.is_stale, tree_leaves(arguments)))
 
     def _stuck(self, error: RuntimeError) -> str:
         """Say why the network does not go on, as far as that was seen."""
@@ -356,7 +258,7 @@ class Pass(TorchDispatchMode):
         )
 
     def _read(self, func: Any, given: tuple[Any, ...], named: dict[str, Any]) -> Operation:
-        operation = nonlinearity(func, given, named, self._depends)
+        operation = nonlinearity(func, given, named, self.followed.depends)
         assert operation is not None  # noqa: S101 it was one before its operands were brought here
         return operation
 
@@ -383,10 +285,3 @@ def _convolve(func: Any, x: Tensor, *rest: Any) -> Tensor:
     for start in range(_FEW, len(x), _FEW):
         out[start : start + _FEW] = func(x[start : start + _FEW], *rest)
     return out
-
-
-def _is_whole(tensor: Tensor, other: Tensor) -> bool:
-    """Tell whether two tensors of the same memory are the same numbers in the same order."""
-    contiguous = tensor.is_contiguous() and other.is_contiguous()
-    same_place = tensor.storage_offset() == other.storage_offset()
-    return contiguous and same_place and tensor.numel() == other.numel()

@@ -27,6 +27,7 @@ FLOORS = [
         "operations",
         "refusals",
         "beside",
+        "followed",
         "lineage",
         "batches",
         "sites",
