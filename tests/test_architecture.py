@@ -16,7 +16,7 @@ from lightning_effcx import metrics
 ROOT = Path(lightning_effcx.__file__).parent
 # Lowest first; imports point down. What stands in one line is one floor.
 FLOORS = [
-    {"tags", "figures"},
+    {"tags", "figures", "reading"},
     {
         "shards",
         "observe",
@@ -60,7 +60,7 @@ FLOORS = [
     {"callbacks", "callbacks.*"},
     {"studies", "studies.*"},
 ]
-ANNEX = {"tags", "figures", "compare", "compare.*"}
+ANNEX = {"tags", "figures", "reading", "compare", "compare.*"}
 ROOF = {"cli", "cli.*"}  # above all, which it imports when it is asked to; nothing imports it
 HEAVY = {"torch", "torchmetrics", "pytorch_lightning", "lightning", "numpy"}
 FILES = sorted(ROOT.rglob("*.py"))

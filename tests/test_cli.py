@@ -129,7 +129,7 @@ def test_compare_reads_studies_beside_runs(runs, tmp_path, capsys, monkeypatch):
     stopped = write_study(runs / "stopped", "mimic", None)
     plot = tmp_path / "plot.png"
     options = ["--metric=emc*", "--metric=jacobian_norm", "--sort=emc", f"--plot={plot}"]
-    assert main(["compare", str(runs), *options]) == 0
+    assert main(["compare", str(runs), *options]) == 1  # for what is left out
     out, err = capsys.readouterr()
     assert "make_module=nets:Net(8)" in out
     assert "≥ 32.00" in out
@@ -146,7 +146,7 @@ def test_a_plot_without_a_suffix_is_written_where_it_says(runs, tmp_path):
 def test_a_damaged_file_is_one_plain_line_on_stderr(runs, capsys):
     noise = runs / "events.out.tfevents.noise"
     noise.write_bytes(b"noise" * 9)
-    assert main(["compare", str(runs)]) == 0
+    assert main(["compare", str(runs)]) == 1
     assert capsys.readouterr().err == (
         f"warning: {noise}: no record starts where one should; nothing was read.\n"
     )

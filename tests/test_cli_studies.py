@@ -96,7 +96,7 @@ def test_options_go_before_what_the_factory_of_emc_returns():
 
 def test_trainings_that_failed_are_told_on_stderr(capsys):
     options = ["--sizes=2,8", "--repeats=1", "--json=emc.json"]
-    assert emc(*options, factory="failing_study") == 0
+    assert emc(*options, factory="failing_study") == 1
     out, err = capsys.readouterr()
     assert err == "warning: n=2/repeat=0 failed: ValueError: too few: 2\n"
     assert "; 1 training failed" in " ".join(out.split())
@@ -223,7 +223,7 @@ def test_a_student_that_failed_is_told_on_stderr(capsys, monkeypatch):
         raise MemoryError("too large")
 
     monkeypatch.setattr(sys.modules["lightning_effcx.studies.mimic"], "fit_outputs", fail)
-    assert mimic("made") == 0
+    assert mimic("made") == 1
     assert "warning: 8 units failed: MemoryError: too large\n" in capsys.readouterr().err
 
 

@@ -6,25 +6,33 @@ from collections.abc import Sequence
 
 from lightning_effcx import __version__
 from lightning_effcx.cli import compare, studies
+from lightning_effcx.cli.files import say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return 0, or 2 after saying on stderr what was wrong, 130 if interrupted."""
+    """Run a command; return an exit code, after saying on stderr what was wrong.
+
+    It is 0 if all was read and done, 1 if something was left out, which is named on stderr, 2 if
+    the command was refused, and 130 if it was interrupted.
+    """
     arguments = _parser().parse_args(argv)
     try:
-        arguments.run(arguments)
+        complete: bool = arguments.run(arguments)
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
-        sys.stderr.write(f"effcx: {error}\n")
+        say(f"effcx: {error}")
         return 2
     except KeyboardInterrupt as interrupt:
         sys.stderr.write(": ".join(["effcx: interrupted", *map(str, interrupt.args)]) + "\n")
         return 130  # as of all that ends by that signal
-    return 0
+    return 0 if complete else 1
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "effcx", description="See how complex the functions are that your networks represent."
+        "effcx",
+        description="See how complex the functions are that your networks represent.",
+        epilog="Exit codes: 0 if everything was read and done; 1 if something was left out, which "
+        "is named on stderr; 2 if the command was refused; 130 if it was interrupted.",
     )
     parser.add_argument("--version", action="version", version=f"effcx {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -1,7 +1,6 @@
 """`effcx compare`: runs and studies side by side."""
 
 import argparse
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lightning_effcx.cli.files import check_folders, say_written, write_text
+from lightning_effcx.cli.files import check_folders, say, say_written, write_text
 
 _WIDTH = 100  # of tables that go to a file or pipe
 
@@ -42,7 +41,7 @@ def add_to(commands: Any) -> None:
     compare.set_defaults(run=_compare)
 
 
-def _compare(arguments: argparse.Namespace) -> None:
+def _compare(arguments: argparse.Namespace) -> bool:
     # Imported here, because `effcx --help` shall not wait for TensorBoard, nor a table for
     # matplotlib.
     from lightning_effcx.compare import compare_runs, load_runs, load_studies, renderings  # noqa: PLC0415
@@ -51,7 +50,7 @@ def _compare(arguments: argparse.Namespace) -> None:
     if arguments.plot:
         from lightning_effcx.compare.plots import plot_runs  # noqa: PLC0415
         from lightning_effcx.figures import save_figure  # noqa: PLC0415
-    with _plain_warnings():
+    with _plain_warnings() as said:
         runs = [*load_runs(arguments.folder), *load_studies(arguments.folder)]
     if not runs:
         raise ValueError(f"There is no run and no finished study below {str(arguments.folder)!r}.")
@@ -67,13 +66,14 @@ def _compare(arguments: argparse.Namespace) -> None:
     if arguments.plot:
         save_figure(plot_runs(comparison), arguments.plot)
         say_written(arguments.plot)
+    return not said
 
 
 @contextmanager
-def _plain_warnings() -> Iterator[None]:
+def _plain_warnings() -> Iterator[list[warnings.WarningMessage]]:
     """Say warnings in one line each on stderr, without the line of code they come from."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        yield
+        yield caught
     for warning in caught:
-        sys.stderr.write(f"warning: {warning.message}\n")
+        say(f"warning: {warning.message}")

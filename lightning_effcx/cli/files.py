@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from lightning_effcx.reading import visible
+
 
 def check_folders(arguments: argparse.Namespace) -> None:
     """Refuse output that has nowhere to go before minutes of work, not after."""
@@ -21,4 +23,9 @@ def write_text(file: Path, text: str) -> None:
 
 def say_written(file: Path) -> None:
     """Say which file was written."""
-    sys.stdout.write(f"wrote {file}\n")
+    sys.stdout.write(f"wrote {visible(file)}\n")
+
+
+def say(text: str) -> None:
+    """Say something on stderr, of which no character does anything but be seen."""
+    sys.stderr.writelines(f"{visible(line)}\n" for line in text.split("\n"))

@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lightning_effcx.cli.files import check_folders, say_written, write_text
+from lightning_effcx.cli.files import check_folders, say, say_written, write_text
 
 
 def add_to(commands: Any) -> None:
@@ -138,7 +138,7 @@ def _sizes(text: str) -> tuple[int, ...]:
         ) from None
 
 
-def _study(arguments: argparse.Namespace) -> None:
+def _study(arguments: argparse.Namespace) -> bool:
     check_folders(arguments)
     if arguments.plot:
         from lightning_effcx.figures import save_figure  # noqa: PLC0415
@@ -152,12 +152,13 @@ def _study(arguments: argparse.Namespace) -> None:
     table = found.as_table()
     Console(width=width_of(table)).print(table)
     for key, error in found.failures.items():
-        sys.stderr.write(f"warning: {key} failed: {error.splitlines()[0]}\n")
+        say(f"warning: {key} failed: {error.splitlines()[0]}")
     if arguments.json:
         write_text(arguments.json, found.as_json())
     if arguments.plot:
         save_figure(found.plot(), arguments.plot)
         say_written(arguments.plot)
+    return not found.failures
 
 
 def _given(arguments: argparse.Namespace, taken: Mapping[str, Parameter]) -> dict[str, Any]:

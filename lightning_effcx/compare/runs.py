@@ -2,9 +2,10 @@
 
 An event file is a sequence of records: the payload's length (8 bytes) and its checksum (4), the
 payload and its checksum (4). We read the records ourselves, because TensorBoard's own readers end
-silently at a damaged one.
+silently at a damaged one, and take as much memory as a record claims to need.
 """
 
+import os
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
@@ -19,11 +20,14 @@ from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.util.tensor_util import make_ndarray
 
+from lightning_effcx.reading import open_regular, visible
+
 HParam = str | float | bool
 HParams = dict[str, HParam]
 
 _KINDS = ("number_value", "string_value", "bool_value")  # no writer stores the others
 _HEADER = 12  # bytes
+_MOST = 2**28  # bytes of a record: pictures and embeddings take millions
 
 
 @dataclass(frozen=True)
@@ -81,10 +85,10 @@ def load_runs(folder: Path) -> list[Run]:
 
 
 def files_below(folder: Path, pattern: str) -> list[Path]:
-    """Find the files of a name anywhere below a folder; refuse if there is no such folder."""
+    """Find what has such a name anywhere below a folder, but folders; refuse if there is none."""
     if not folder.is_dir():
-        raise ValueError(f"There is no folder {str(folder)!r}.")
-    return [file for file in sorted(folder.rglob(pattern)) if file.is_file()]
+        raise ValueError(f"There is no folder {visible(folder)!r}.")
+    return [file for file in sorted(folder.rglob(pattern)) if not file.is_dir()]
 
 
 @dataclass
@@ -94,6 +98,8 @@ class _Contents:
     start: float = 0.0
     hparams: HParams = field(default_factory=dict)
     points: defaultdict[str, dict[int, float]] = field(default_factory=lambda: defaultdict(dict))
+    left_out: dict[str, None] = field(default_factory=dict)
+    """What could not be taken, in words, each once."""
 
 
 def _merge(path: str, files: Iterator[_Contents]) -> Run:
@@ -103,7 +109,7 @@ def _merge(path: str, files: Iterator[_Contents]) -> Run:
         hparams = file.hparams | hparams
         for tag, later in file.points.items():
             points[tag] = _outside(points[tag], min(later), max(later)) | later
-    return Run(path, hparams, {tag: _curve(points[tag]) for tag in sorted(points)})
+    return Run(visible(path), hparams, {tag: _curve(points[tag]) for tag in sorted(points)})
 
 
 def _outside(points: dict[int, float], first: int, last: int) -> dict[int, float]:
@@ -117,35 +123,43 @@ def _curve(points: dict[int, float]) -> Curve:
 
 
 def _read(path: Path) -> _Contents:
-    """Read one event file as far as it is whole; warn if that is not to its end."""
+    """Read one event file as far as it is whole; say in one warning what is not."""
     contents = _Contents()
     count = 0
     try:
-        with path.open("rb") as file:
-            for record in _records(file):
+        with open_regular(path) as file:
+            for record in _records(file, contents):
                 _take(Event.FromString(record), contents)
                 count += 1
     except DecodeError:
-        _warn(path, "a record is no event", count)
+        _warn(path, "a record is no event", count, contents)
     except (EOFError, ValueError) as damage:
-        _warn(path, str(damage), count)
+        _warn(path, str(damage), count, contents)
     except OSError as error:
-        _warn(path, f"the file cannot be read ({error.strerror})", count)
+        _warn(path, f"the file cannot be read ({error.strerror})", count, contents)
+    else:
+        if contents.left_out:
+            _say(path, f"{'; '.join(contents.left_out)}; the rest was read")
     return contents
 
 
-def _warn(path: Path, damage: str, count: int) -> None:
+def _warn(path: Path, damage: str, count: int, contents: _Contents) -> None:
     if count == 0:
         read = "nothing was read"
     elif count == 1:
         read = "the 1 event before that was read"
     else:
         read = f"the {count} events before that were read"
-    warnings.warn(f"{path}: {damage}; {read}.", stacklevel=2)
+    _say(path, "; ".join([*contents.left_out, damage, read]))
 
 
-def _records(file: BinaryIO) -> Iterator[bytes]:
+def _say(path: Path, what: str) -> None:
+    warnings.warn(f"{visible(path)}: {what}.", stacklevel=2)
+
+
+def _records(file: BinaryIO, contents: _Contents) -> Iterator[bytes]:
     """Yield the payload of every record; raise at the first that is damaged."""
+    end = os.fstat(file.fileno()).st_size
     header = file.read(_HEADER)
     if not header:
         raise EOFError("the file is empty")
@@ -155,13 +169,22 @@ def _records(file: BinaryIO) -> Iterator[bytes]:
         if not _intact(header):
             raise ValueError("no record starts where one should")
         size = int.from_bytes(header[:8], "little") + 4
-        body = file.read(size)
-        if len(body) < size:
+        if size > max(end - file.tell(), 0):  # before any memory is taken for it
             raise EOFError("the file ends in the middle of a record")
-        if not _intact(body):
-            raise ValueError("a record does not match its checksum")
-        yield body[:-4]
+        if size > _MOST:
+            contents.left_out[f"a record of {size:,} bytes was left out"] = None
+            file.seek(size, os.SEEK_CUR)
+        else:
+            yield _payload(file.read(size), size)
         header = file.read(_HEADER)
+
+
+def _payload(body: bytes, size: int) -> bytes:
+    if len(body) < size:  # the file has shrunk meanwhile
+        raise EOFError("the file ends in the middle of a record")
+    if not _intact(body):
+        raise ValueError("a record does not match its checksum")
+    return body[:-4]
 
 
 def _intact(checked: bytes) -> bool:
@@ -173,19 +196,42 @@ def _take(event: Any, contents: _Contents) -> None:
     """Add the scalars and hyperparameters of one event."""
     contents.start = contents.start or event.wall_time
     for value in event.summary.value:
+        tag = visible(value.tag)
         if value.tag == SESSION_START_INFO_TAG:
-            contents.hparams = _hparams(value) | contents.hparams
+            contents.hparams = _hparams(value, contents) | contents.hparams
         elif value.HasField("simple_value"):  # as torch and older writers store scalars
-            contents.points[value.tag][event.step] = float(value.simple_value)
+            contents.points[tag][event.step] = float(value.simple_value)
         elif value.HasField("tensor") and (
             # Some writers say only once per tag that its tensors are scalars.
-            value.metadata.plugin_data.plugin_name == "scalars" or value.tag in contents.points
+            value.metadata.plugin_data.plugin_name == "scalars" or tag in contents.points
         ):
-            contents.points[value.tag][event.step] = float(make_ndarray(value.tensor).item())
+            scalar = _scalar(value.tensor)
+            if scalar is None:
+                contents.left_out[f"the tag {tag!r} has values that are no numbers"] = None
+            else:
+                contents.points[tag][event.step] = scalar
 
 
-def _hparams(value: Any) -> HParams:
-    content = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+def _scalar(tensor: Any) -> float | None:
+    """Return the number in a tensor that holds but one; its shape may claim any memory."""
+    if any(dimension.size != 1 for dimension in tensor.tensor_shape.dim):
+        return None
+    try:
+        return float(make_ndarray(tensor).item())
+    except (LookupError, OverflowError, TypeError, ValueError):  # of text, or of an unknown type
+        return None
+
+
+def _hparams(value: Any, contents: _Contents) -> HParams:
+    try:
+        content = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+    except DecodeError:
+        contents.left_out["its hyperparameters are damaged"] = None
+        return {}
     logged = content.session_start_info.hparams
     kinds = {name: logged[name].WhichOneof("kind") for name in logged}
-    return {name: getattr(logged[name], kind) for name, kind in kinds.items() if kind in _KINDS}
+    found = {name: getattr(logged[name], kind) for name, kind in kinds.items() if kind in _KINDS}
+    return {
+        visible(name): visible(each) if isinstance(each, str) else each
+        for name, each in found.items()
+    }

@@ -5,15 +5,16 @@ there once it has come to its end, what it found. The curves go along the sizes 
 tried, of the numbers of samples or of hidden units; a number that it found is along nothing.
 """
 
-import json
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from lightning_effcx.compare.runs import Curve, HParam, HParams, Run, files_below
+from lightning_effcx.reading import read_json, visible
 from lightning_effcx.tags import Tag
 
+_UNREADABLE = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
 _DIGEST = "data"  # of samples: it tells nobody anything, and may differ between seeds
 
 
@@ -30,35 +31,31 @@ def load_studies(folder: Path) -> list[Run]:
 def _read(study: Path, below: Path) -> Run | None:
     kind, arguments = "", {}
     try:
-        entries = _entries(study / "study.json")
+        entries = read_json(study / "study.json")
         kind, arguments = str(entries["kind"]), _hparams(entries["arguments"])
-    except (AttributeError, KeyError, OSError, TypeError, ValueError):
+    except _UNREADABLE:
         _warn(study, "study.json does not say what the study is; it was left out")
     if kind not in _KINDS:
         return None
     try:
-        goal, curves = _KINDS[kind](_entries(study / "found.json"))
+        goal, curves = _KINDS[kind](read_json(study / "found.json"))
     except FileNotFoundError:
         _warn(study, "the study has not come to its end; run it again to go on")
         return None
-    except (AttributeError, KeyError, OSError, TypeError, ValueError):
+    except _UNREADABLE:
         _warn(study, "found.json does not say what the study found; run it again to have it anew")
         return None
-    path = study.relative_to(below).as_posix()
+    path = visible(study.relative_to(below).as_posix())
     return Run(path, {"study": kind} | arguments | goal, curves, study=kind)
 
 
-def _entries(file: Path) -> Any:
-    return json.loads(file.read_text(encoding="utf-8"))
-
-
 def _warn(study: Path, sentence: str) -> None:
-    warnings.warn(f"{study}: {sentence}.", stacklevel=2)
+    warnings.warn(f"{visible(study)}: {sentence}.", stacklevel=2)
 
 
 def _hparams(arguments: dict[str, Any]) -> HParams:
     return {
-        name: _hparam(value)
+        visible(name): _hparam(value)
         for name, value in arguments.items()
         if value is not None and name != _DIGEST
     }
@@ -66,9 +63,9 @@ def _hparams(arguments: dict[str, Any]) -> HParams:
 
 def _hparam(value: Any) -> HParam:
     """Take numbers as TensorBoard does, and as text what is neither number nor text."""
-    if isinstance(value, (str, bool)):
+    if isinstance(value, bool):
         return value
-    return float(value) if isinstance(value, (int, float)) else str(value)
+    return float(value) if isinstance(value, (int, float)) else visible(value)
 
 
 def _emc(found: dict[str, Any]) -> tuple[HParams, dict[str, Curve]]:

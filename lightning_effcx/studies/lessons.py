@@ -4,6 +4,7 @@ What the teacher returns is computed once, and written with the samples to one f
 read wherever they run.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from lightning_effcx.decisions import decisions
 from lightning_effcx.metrics.mimic import Fidelity, fidelity
 from lightning_effcx.metrics.student import check_share, logits, split_samples
 from lightning_effcx.observe import Network, check_finite, observing
+from lightning_effcx.reading import open_regular, visible
 from lightning_effcx.studies.digests import digest_of
 
 Samples: TypeAlias = Dataset[Any] | tuple[Tensor, ...]
@@ -83,7 +85,7 @@ class Lesson:
             folder.mkdir(parents=True, exist_ok=True)
             file = folder / f"lesson-{self.digest}.pt"
             is_new = not file.exists()
-            if is_new:
+            if is_new or not self._is_in(file):
                 part = file.with_suffix(".part")
                 torch.save(vars(self), part)
                 part.replace(file)  # so that it is never half there
@@ -94,10 +96,27 @@ class Lesson:
                     file.unlink()
                 raise
 
+    def _is_in(self, file: Path) -> bool:
+        """Tell whether a file holds this lesson; warn if it is damaged."""
+        try:
+            is_same = self.read(str(file)).digest == self.digest
+        except ValueError:
+            is_same = False
+        if not is_same:
+            warnings.warn(f"{visible(file)} is damaged, so it is written anew.", stacklevel=2)
+        return is_same
+
     @classmethod
     def read(cls, file: str) -> Self:
         """Read what was kept."""
-        return cls(**torch.load(file, weights_only=True))
+        try:
+            with open_regular(Path(file)) as opened:
+                return cls(**torch.load(opened, weights_only=True))
+        except Exception as error:  # torch raises many sorts for damaged files
+            raise ValueError(
+                f"{visible(file)} holds no lesson ({type(error).__name__}): delete it, and run the "
+                "study again."
+            ) from error
 
     def judged(self, outputs: Tensor) -> Fidelity:
         """Compare outputs at the samples held out with the teacher's."""

@@ -23,9 +23,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lightning_effcx import __version__
+from lightning_effcx.reading import MOST, from_json, open_regular, read_json, visible
 from lightning_effcx.studies.jobs import Job, Row, check_plain
 
 _FOUND = "found.json"
+_TYPES = {"key": str, "arguments": dict, "seed": int, "values": dict, "error": str}
 
 
 @dataclass(frozen=True)
@@ -82,22 +84,24 @@ class Records:
         return [job for job in jobs if job.key not in self.rows or self.rows[job.key].error]
 
     def _read(self, file: BinaryIO) -> None:
-        *lines, rest = file.read().split(b"\n")
-        for number, line in enumerate(lines, 1):
+        number = 0
+        while line := file.readline(MOST):
+            number += 1
+            is_whole = line.endswith(b"\n")
             try:
                 row = _row(line)
-            except (AttributeError, KeyError, TypeError, ValueError) as error:
+            except (AttributeError, ArithmeticError, KeyError, TypeError, ValueError) as error:
+                if not is_whole and len(line) < MOST:
+                    return  # killed while writing
                 raise ValueError(
-                    f"{file.name}, line {number}, is no result of a training: delete the line to "
-                    "have that training run again."
+                    f"{visible(file.name)}, line {number}, is no result of a training: delete the "
+                    "line to have that training run again."
                 ) from error
+            if not is_whole:
+                self.add(row)  # of the last line only the line break is missing
+                return
             self.rows[row.job.key] = row
-        self._end = sum(len(line) + 1 for line in lines)
-        try:  # to read a last line of which only the line break is missing
-            row = _row(rest)
-        except (AttributeError, KeyError, TypeError, ValueError):
-            return  # killed while writing
-        self.add(row)
+            self._end += len(line)
 
 
 @contextmanager
@@ -106,13 +110,13 @@ def recorded(folder: Path | None, study: Study) -> Iterator[Records]:
     if folder is None:
         yield Records()
         return
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{visible(folder)} is no folder: choose another one for the study.")
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         _identify(folder, study)
         (folder / _FOUND).unlink(missing_ok=True)
-        results = folder / "results.jsonl"
-        results.touch()
-        with results.open("r+b") as file:
+        with _opened(folder / "results.jsonl") as file:
             yield Records(file)
 
 
@@ -125,17 +129,43 @@ def conclude(folder: Path | str, found: str) -> None:
 def _locked(folder: Path) -> Iterator[None]:
     # The lock of a database: on every platform the system releases it when the process dies, and
     # worker processes do not inherit it.
-    with closing(sqlite3.connect(folder / "lock", timeout=0, isolation_level=None)) as lock:
-        try:
+    file = folder / "lock"
+    try:
+        if file.exists() and not file.is_file():  # a pipe would be waited for
+            raise _unlockable(file, "no regular file")
+        with closing(sqlite3.connect(file, timeout=0, isolation_level=None)) as lock:
             lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-                raise
-            raise OSError(
-                f"another process is running the study in {folder}: wait for its end, or choose "
-                "another folder."
-            ) from None
-        yield
+            yield
+    except sqlite3.Error as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            raise _unlockable(file, str(error)) from None
+        raise OSError(
+            f"another process is running the study in {visible(folder)}: wait for its end, or "
+            "choose another folder."
+        ) from None
+
+
+def _unlockable(file: Path, reason: str) -> OSError:
+    return OSError(
+        f"{visible(file)} is no lock of a study ({reason}): delete it, unless another process is "
+        "running the study, or choose another folder."
+    )
+
+
+@contextmanager
+def _opened(results: Path) -> Iterator[BinaryIO]:
+    """Open the results of a study to read and write, and make them if there are none."""
+    if not results.exists():
+        results.touch()
+    try:
+        file = open_regular(results, "r+b")
+    except OSError as error:
+        raise OSError(
+            f"{visible(results)} cannot be opened ({error.strerror}): delete it to start over, or "
+            "choose another folder."
+        ) from None
+    with file:
+        yield file
 
 
 def _identify(folder: Path, study: Study) -> None:
@@ -146,11 +176,11 @@ def _identify(folder: Path, study: Study) -> None:
         _write(file, text + "\n")
         return
     try:
-        known = json.loads(file.read_text(encoding="utf-8"))
+        known = read_json(file)
         kind, arguments = known["kind"], dict(known["arguments"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, OSError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{file} does not say what the study is: choose another folder."
+            f"{visible(file)} does not say what the study is: choose another folder."
         ) from error
     found, given = {"kind": kind} | arguments, {"kind": study.kind} | study.arguments
     if found != given:
@@ -192,7 +222,10 @@ def _line(row: Row) -> bytes:
 
 
 def _row(line: bytes) -> Row:
-    entries = json.loads(line)
+    entries = from_json(line)
+    for name, kind in _TYPES.items():
+        if not isinstance(entries[name], kind):
+            raise TypeError(f"{name} is no {kind.__name__}")
     job = Job(entries["key"], entries["arguments"], entries["seed"])
     values = {name: float(value) for name, value in entries["values"].items()}
     return Row(job, values, entries["error"], float(entries["seconds"]))

@@ -1,0 +1,439 @@
+"""Files that somebody else wrote, damaged or meant to harm: named, bounded, never printed raw."""
+
+import json
+import os
+import re
+import socket
+import struct
+import tracemalloc
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from event_files import write_events, write_finals
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from study_folders import emc, write_study
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
+from tensorboard.util.tensor_util import make_tensor_proto
+
+from lightning_effcx.cli import main
+from lightning_effcx.compare import load_runs, load_studies
+from lightning_effcx.reading import from_json, open_regular, read_json, visible
+from lightning_effcx.studies.jobs import Job
+from lightning_effcx.studies.lessons import Lesson
+from lightning_effcx.studies.records import Study, recorded
+
+ERRORS = {8: (0.0, 0.5), 16: (0.25, 0.5)}
+SCALARS = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="scalars"))
+
+
+def checksum(content):
+    return struct.pack("<I", masked_crc32c(content))
+
+
+def header(size, *, right=True):
+    packed = struct.pack("<Q", size)
+    return packed + (checksum(packed) if right else b"\0\0\0\0")
+
+
+def record(payload):
+    return header(len(payload)) + payload + checksum(payload)
+
+
+def of_value(**value):
+    return record(
+        Event(step=1, summary=Summary(value=[Summary.Value(**value)])).SerializeToString()
+    )
+
+
+def of_tensor(tensor):
+    return of_value(tag="odd", metadata=SCALARS, tensor=tensor)
+
+
+def shaped(*sizes):
+    shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in sizes])
+    return TensorProto(dtype=1, tensor_shape=shape, float_val=[1.0])
+
+
+def of_hparams(content):
+    plugin = SummaryMetadata.PluginData(plugin_name="hparams", content=content)
+    return of_value(tag=SESSION_START_INFO_TAG, metadata=SummaryMetadata(plugin_data=plugin))
+
+
+NO_NUMBERS = "the tag 'odd' has values that are no numbers; the rest was read"
+ENDS = "the file ends in the middle of a record; the 3 events before that were read"
+APPENDED = {
+    "8 GB": (header(8 * 2**30), ENDS),
+    "the largest size": (header(2**64 - 1), ENDS),
+    "a wrong checksum": (
+        header(8 * 2**30, right=False),
+        "no record starts where one should; the 3 events before that were read",
+    ),
+    "a huge tensor": (of_tensor(shaped(10**10)), NO_NUMBERS),
+    "a tensor of many dimensions": (of_tensor(shaped(*[2] * 60)), NO_NUMBERS),
+    "a tensor of negative size": (of_tensor(shaped(-1)), NO_NUMBERS),
+    "an unknown type": (of_tensor(TensorProto(dtype=20, float_val=[1.0])), NO_NUMBERS),
+    "text": (of_tensor(make_tensor_proto("text")), NO_NUMBERS),
+    "an empty tensor": (of_tensor(TensorProto(dtype=1)), NO_NUMBERS),
+    "damaged hyperparameters": (
+        of_hparams(b"\xff\xff\xff"),
+        "its hyperparameters are damaged; the rest was read",
+    ),
+    "a deep message": (
+        record(b"\x2a\x7f" * 2000),
+        "a record is no event; the 3 events before that were read",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "sentence"), APPENDED.values(), ids=APPENDED)
+def test_what_is_wrong_in_an_event_file_is_one_warning_and_the_rest_is_read(
+    tmp_path, damage, sentence
+):
+    file = write_events(tmp_path / "a", {"loss": {0: 2.0, 1: 1.0}})
+    file.write_bytes(file.read_bytes() + damage)
+    tracemalloc.start()
+    with pytest.warns(UserWarning, match=f"^{re.escape(f'{file}: {sentence}.')}$") as caught:
+        (run,) = load_runs(tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(caught) == 1
+    assert run.curves["loss"].values == (2.0, 1.0)
+    assert peak < 2**24
+
+
+def test_what_comes_after_a_record_that_is_too_large_is_read(tmp_path):
+    file = write_events(tmp_path, {"loss": {0: 2.0}})
+    size = 2**29
+    with file.open("r+b") as sparse:
+        after = file.stat().st_size + 12 + size + 4
+        sparse.seek(0, os.SEEK_END)
+        sparse.write(header(size))
+        sparse.seek(after)
+        sparse.write(of_value(tag="loss", simple_value=1.0))
+    message = r"a record of 536,870,916 bytes was left out; the rest was read\.$"
+    with pytest.warns(UserWarning, match=message):
+        (run,) = load_runs(tmp_path)
+    assert run.curves["loss"].values == (2.0, 1.0)
+
+
+def pipe(path):
+    os.mkfifo(path)
+
+
+def endless(path):
+    path.symlink_to("/dev/zero")
+
+
+def listening(path):
+    here = Path.cwd()
+    os.chdir(path.parent)  # the names of sockets are short
+    try:
+        socket.socket(socket.AF_UNIX).bind(path.name)
+    finally:
+        os.chdir(here)
+
+
+def broken(path):
+    path.symlink_to(path.parent / "nowhere")
+
+
+@pytest.mark.parametrize("make", [pipe, endless, listening, broken])
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_what_is_no_file_in_the_place_of_an_event_file_is_named(tmp_path, make):
+    write_finals(tmp_path / "good", {"loss": 1.0})
+    make(tmp_path / "events.out.tfevents.1")
+    with pytest.warns(UserWarning, match=r"tfevents.1: the file cannot be read \(.+\); noth"):
+        assert [run.path for run in load_runs(tmp_path)] == ["good"]
+
+
+@pytest.mark.parametrize("make", [pipe, endless, listening])
+@pytest.mark.parametrize("name", ["study.json", "found.json"])
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_what_is_no_file_in_the_place_of_a_study_is_named(tmp_path, make, name):
+    folder = write_study(tmp_path / "a", "emc", emc(8, ERRORS))
+    (folder / name).unlink()
+    make(folder / name)
+    with pytest.warns(
+        UserWarning, match=r"(study.json|found.json) does not say|not come to its end"
+    ):
+        assert load_studies(tmp_path) == []
+
+
+DEEP = "[" * 10**5
+JSON = {
+    "deep": DEEP,
+    "deep in a table": json.dumps(emc(8, ERRORS))[:-1] + f', "more": {DEEP}',
+    "infinity": json.dumps(emc(8, ERRORS) | {"emc": float("inf")}),
+    "no number": json.dumps(emc(8, ERRORS) | {"epsilon": float("nan")}),
+    "400 digits": json.dumps(emc(8, ERRORS)).replace('"emc": 8', f'"emc": {"9" * 400}'),
+    "5000 digits": json.dumps(emc(8, ERRORS)).replace('"emc": 8', f'"emc": {"9" * 5000}'),
+    "a huge exponent": json.dumps(emc(8, ERRORS)).replace('"emc": 8', '"emc": 1e999999, "x": []'),
+    "a list": "[1, 2]",
+    "a number": "8",
+    "null": "null",
+    "a table of numbers": json.dumps(emc(8, ERRORS) | {"table": [1, 2]}),
+    "a table of text": json.dumps(emc(8, ERRORS) | {"table": "rows"}),
+    "sizes of text": json.dumps(emc(8, ERRORS) | {"table": [{"n": "x", "train_error": 1}]}),
+    "no fields": "{}",
+    "no UTF-8": b"\xff\xfe{".decode("latin-1"),
+}
+
+
+@pytest.mark.parametrize("text", [t for name, t in JSON.items() if name != "a huge exponent"])
+def test_what_is_wrong_in_a_study_is_one_warning(tmp_path, text):
+    folder = write_study(tmp_path / "a", "emc", emc(8, ERRORS))
+    write_study(tmp_path / "b", "emc", emc(8, ERRORS))
+    (folder / "found.json").write_text(text, encoding="latin-1")
+    with pytest.warns(UserWarning, match="found.json does not say what the study found") as caught:
+        assert [run.path for run in load_studies(tmp_path)] == ["b"]
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("text", JSON.values(), ids=JSON)
+def test_what_does_not_say_what_a_study_is_is_one_warning(tmp_path, text):
+    folder = write_study(tmp_path / "a", "emc", emc(8, ERRORS))
+    (folder / "study.json").write_text(text, encoding="latin-1")
+    with pytest.warns(UserWarning, match="study.json does not say what the study is") as caught:
+        assert load_studies(tmp_path) == []
+    assert len(caught) == 1
+
+
+def test_json_that_is_too_large_is_not_read(tmp_path):
+    file = tmp_path / "found.json"
+    with file.open("wb") as sparse:
+        sparse.truncate(2**33)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="it has more than 16 MB"):
+        read_json(file)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**26
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (DEEP.encode(), "^it is nested too deeply$"),
+        (b"[Infinity]", "^it has Infinity, which is no JSON$"),
+        (b"9" * 400, "^it has a number of 400 digits$"),
+        (b"{", "^it is no JSON \\(Expecting property name"),
+        (b"\xff", "^it is no text in UTF-8$"),
+    ],
+)
+def test_what_is_no_json_of_ours_is_said(text, message):
+    with pytest.raises(ValueError, match=message):
+        from_json(text)
+
+
+def test_what_is_no_regular_file_is_not_opened(tmp_path):
+    pipe(tmp_path / "pipe")
+    with pytest.raises(OSError, match="it is no regular file"):
+        open_regular(tmp_path / "pipe")
+
+
+# --- what is printed
+
+
+CONTROLS = re.compile(r"[^\n\x20-\x7e\u00a1-\u2fff]")
+EVIL = "red\x1b[31m\r\x07\u202e\nnew"
+
+
+def test_nothing_of_a_run_is_printed_raw(tmp_path, capsysbinary):
+    folder = tmp_path / "runs"
+    for seed, name in enumerate([os.fsdecode(b"bad\xff\xfename"), "b\x1b[2Jell"]):
+        write_finals(folder / "new", {EVIL: 1.0, "val_loss": 1.0}, **{EVIL: EVIL + str(seed)})
+        (folder / "new").rename(folder / name)
+        (folder / name / f"events.out.tfevents.{seed}\x1b[31m").write_bytes(b"noise" * 9)
+    options = [f"--csv={tmp_path / 'a.csv'}", f"--json={tmp_path / 'a.json'}", "--metric=*"]
+    assert main(["compare", str(folder), *options, f"--plot={tmp_path / 'a.png'}"]) == 1
+    out, err = (stream.decode() for stream in capsysbinary.readouterr())
+    assert err.count("warning: ") == err.count("\n") == 2
+    for text in (out, err, *((tmp_path / f"a.{kind}").read_text() for kind in ("csv", "json"))):
+        assert not CONTROLS.search(text)
+    assert r"\x1b[31m" in out + err
+
+
+def test_nothing_of_a_study_is_printed_raw(tmp_path, capsysbinary):
+    folder = tmp_path / "studies"
+    write_study(folder / "a\x1b[2J", "emc", emc(8, ERRORS), **{EVIL: EVIL, "n": "\ud800"})
+    write_study(folder / "b", "emc", emc(8, ERRORS), **{EVIL: "other"})
+    write_study(folder / "c\x07", "mimic", None)
+    assert main(["compare", str(folder), f"--json={tmp_path / 'a.json'}"]) == 1
+    out, err = (stream.decode() for stream in capsysbinary.readouterr())
+    for text in (out, err, (tmp_path / "a.json").read_text()):
+        assert not CONTROLS.search(text)
+
+
+@given(st.text())
+def test_whatever_is_made_visible_can_be_printed(text):
+    shown = visible(text)
+    assert shown.isprintable()
+    shown.encode()
+    assert visible(shown) == shown
+
+
+# --- the folders that studies go on in
+
+
+def resume(folder):
+    with recorded(folder, Study("emc", {})) as records:
+        return records.rows
+
+
+GOOD = {"key": "a", "arguments": {}, "seed": 1, "values": {"v": 1.0}, "error": "", "seconds": 1.0}
+
+
+@pytest.mark.parametrize("field", GOOD)
+@pytest.mark.parametrize("value", [None, [], "absent"])
+def test_rows_without_a_field_or_with_another_are_named(tmp_path, field, value):
+    resume(tmp_path)
+    row = {**GOOD, field: value}
+    if value == "absent":
+        del row[field]
+    lines = [GOOD | {"key": "before"}, row, GOOD | {"key": "after"}]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "results.jsonl").write_text(text)
+    with pytest.raises(ValueError, match=r"results.jsonl, line 2, is no result of a training: "):
+        resume(tmp_path)
+
+
+@pytest.mark.parametrize("line", [DEEP, "9" * 400, "Infinity", "\xff"])
+def test_lines_that_are_no_json_are_named(tmp_path, line):
+    resume(tmp_path)
+    (tmp_path / "results.jsonl").write_text(f"{line}\n", encoding="latin-1")
+    with pytest.raises(ValueError, match=r"results.jsonl, line 1, is no result of a training: "):
+        resume(tmp_path)
+
+
+def test_a_line_that_is_too_long_is_named_before_memory_is_taken(tmp_path):
+    resume(tmp_path)
+    with (tmp_path / "results.jsonl").open("wb") as sparse:
+        sparse.truncate(2**33)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"results.jsonl, line 1, is no result of a training: "):
+        resume(tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**27
+
+
+def folder_there(path):
+    path.mkdir()
+
+
+def noise_there(path):
+    path.write_bytes(b"garbage" * 99)
+
+
+@pytest.mark.parametrize("make", [folder_there, pipe, endless, noise_there])
+def test_a_lock_that_is_none_is_named(tmp_path, make):
+    make(tmp_path / "lock")
+    with pytest.raises(OSError, match=r"lock is no lock of a study \(.+\): delete it, unless"):
+        resume(tmp_path)
+
+
+@pytest.mark.parametrize("make", [folder_there, pipe, endless])
+def test_results_that_are_no_file_are_named(tmp_path, make):
+    make(tmp_path / "results.jsonl")
+    with pytest.raises(OSError, match=r"results.jsonl cannot be opened \(it is no regular file\)"):
+        resume(tmp_path)
+
+
+def test_a_folder_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "study").touch()
+    with pytest.raises(ValueError, match=r"study is no folder: choose another one for the st"):
+        resume(tmp_path / "study")
+
+
+@pytest.mark.parametrize("make", [pipe, endless, folder_there, noise_there])
+def test_a_study_json_that_is_none_is_refused(tmp_path, make):
+    make(tmp_path / "study.json")
+    with pytest.raises(ValueError, match=r"study.json does not say what the study is: choose"):
+        resume(tmp_path)
+
+
+# --- lessons
+
+
+def lesson():
+    x, z = torch.randn(6, 3), torch.randn(6, 2, dtype=torch.float64)
+    return Lesson(x, z, z.argmax(1), x[:, 0].argsort()[:4], x[:, 0].argsort()[4:])
+
+    return torch.randn(6, 3), torch.randn(6, 2, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage" * 99, b"PK\x03\x04" + b"\0" * 99])
+def test_a_damaged_lesson_is_named_and_written_anew(tmp_path, content):
+    taught = lesson()
+    file = tmp_path / f"lesson-{taught.digest}.pt"
+    file.write_bytes(content)
+    with (
+        pytest.warns(UserWarning, match=r"lesson-\w+.pt is damaged, so it is written anew\.$"),
+        taught.kept(tmp_path) as kept,
+    ):
+        assert Lesson.read(str(kept)).digest == taught.digest
+    with taught.kept(tmp_path):
+        pass  # without a warning
+
+
+def test_a_lesson_that_cannot_be_read_says_which_file_it_is(tmp_path):
+    noise_there(tmp_path / "lesson-1.pt")
+    with pytest.raises(ValueError, match=r"lesson-1.pt holds no lesson \(\w+\): delete it, and"):
+        Lesson.read(str(tmp_path / "lesson-1.pt"))
+
+
+# --- whatever is in them
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("good")
+    events = write_events(folder, {"loss": {0: 2.0, 1: 1.0}}, lr=0.5, name="a")
+    return events.read_bytes(), json.dumps(emc(8, ERRORS)).encode()
+
+
+CHANGES = st.lists(st.tuples(st.integers(0, 10**4), st.binary(min_size=0, max_size=6)), max_size=4)
+
+
+def changed(content, changes):
+    for where, new in changes:
+        place = where % (len(content) + 1)
+        content = content[:place] + new + content[place + len(new) :]
+    return content
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None
+)
+@given(changes=CHANGES, noise=st.binary(max_size=60), mends=st.booleans())
+def test_whatever_is_in_files_nothing_but_warnings_comes_of_it(
+    tmp_path, good, changes, noise, mends
+):
+    events, found = good
+    file = tmp_path / "run" / "events.out.tfevents.1"
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(
+        record(noise) + changed(events, changes) if mends else changed(events, changes)
+    )
+    folder = write_study(tmp_path / "study", "emc", {})
+    (folder / "found.json").write_bytes(changed(found, changes) + noise)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        load_runs(tmp_path)
+        load_studies(tmp_path)
+    assert all(str(warning.message).isprintable() for warning in caught)
+    assert all(warning.category is UserWarning for warning in caught)
+
+
+def test_a_job_is_read_back(tmp_path):
+    resume(tmp_path)
+    (tmp_path / "results.jsonl").write_text(json.dumps(GOOD))  # without its line break
+    assert resume(tmp_path)["a"].job == Job("a", {}, 1)
