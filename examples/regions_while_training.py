@@ -38,7 +38,7 @@ from lightning_effcx.paths import OriginLine
 
 NETWORKS = {"20 x 3": [20] * 3, "32 x 3": [32] * 3, "64 x 4": [64] * 4}
 """The widths of the hidden layers."""
-REGIONS, DISTANCE = "effcx/capacity_gap/origin_line", "effcx/boundary_distance/times_units"
+REGIONS, DISTANCE = "effcx/capacity_gap.origin_line", "effcx/boundary_distance.times_units"
 BAND = 0.4, 1.5
 """Of the distance times N, as Hanin and Rolnick found it."""
 

@@ -1,26 +1,36 @@
-"""The grammar of tag names: all that the writer and the reader of curves share.
+"""The grammar of tags: all that the writers and the readers of curves share.
 
 ```
-effcx/<measure>[/<variant>]              the value of a measure
-effcx/<measure>[/<variant>]_stderr       its standard error
-effcx/<measure>[/<variant>]/at/<site>    its value at one nonlinearity of the network
-effcx/seconds/<measure>[/<variant>]      what it cost to compute, in seconds
-effcx_bands/<measure>[/<variant>]/lower  one standard error below the value, and `upper` above it:
-                                         TensorBoard draws bands from curves only
+effcx/<name>                the value of a measure; nothing else stands here
+effcx_seconds/<name>        what it cost to compute, in seconds
+effcx_sites/<name>/<site>   its value at one nonlinearity of the network
+effcx_stderr/<name>         its standard error
 ```
-`<measure>[/<variant>]` is the *name* of a metric; one that computes several statistics has them as
-variants, such as `activation_patterns/dead`. Every logger takes these characters.
+`<name>` is that of a metric, `<measure>` or `<measure>.<variant>`; one that computes several
+statistics has them as variants, such as `activation_patterns.dead`. What a metric computes is a
+dictionary with the keys `<name>`, `<name>_stderr` and `<name>/<site>`.
+
+Some loggers keep a file for each tag, in folders for what is before a slash. All tags of a group
+have the same number of slashes, so no tag is a folder of another; and `safe` leaves only what every
+logger and file system takes. Version 0.1 wrote `effcx/a/b`, `effcx/a/b_stderr`,
+`effcx/a/b/at/<site>` and `effcx/seconds/a/b`; these are read, too.
 """
 
 import re
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Literal
 
-PREFIX = "effcx/"
 STDERR = "_stderr"
-_SECONDS = "seconds/"
-_AT = "/at/"
-_NAME = re.compile(r"(?!seconds(/|$))[a-z][a-z0-9_]*(/[a-z0-9_]+)?(?<!_stderr)")
+BANDS = "effcx_bands/"  # of version 0.1: curves at one standard error around each value
+_NAME = re.compile(rf"[a-z][a-z0-9_]*(\.[a-z0-9_]+)?(?<!{STDERR})")
+_LONGEST = 100  # letters of a name or site; MLflow takes 250 for a whole tag
+_DEVICE = r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)"  # no file of Windows can be called so
+_SAFE = re.compile(
+    rf"(?!{_DEVICE})(?!.*\.\.)\w(?:[\w.-]{{0,{_LONGEST - 2}}}[\w-])?", re.ASCII | re.IGNORECASE
+)
+
+Grain = Literal["value", "stderr", "site", "seconds"]
 
 
 @dataclass(frozen=True)
@@ -28,36 +38,98 @@ class Tag:
     """What one tag says: which metric by its name, which grain, and at which site if at one."""
 
     name: str
-    grain: Literal["value", "stderr", "site", "seconds"] = "value"
+    grain: Grain = "value"
     site: str = ""
 
     def __str__(self) -> str:
+        name = safe(self.name)
         match self.grain:
             case "value":
-                return PREFIX + self.name
+                return f"effcx/{name}"
             case "stderr":
-                return PREFIX + self.name + STDERR
+                return f"effcx_stderr/{name}"
             case "site":
-                return PREFIX + self.name + _AT + self.site
+                return f"effcx_sites/{name}/{safe(self.site)}"
             case "seconds":
-                return PREFIX + _SECONDS + self.name
+                return f"effcx_seconds/{name}"
+
+    @property
+    def of_version_0_1(self) -> str:
+        """The tag that version 0.1 wrote for the same."""
+        name = slashed(self.name)
+        match self.grain:
+            case "value":
+                return f"effcx/{name}"
+            case "stderr":
+                return f"effcx/{name}_stderr"
+            case "site":
+                return f"effcx/{name}/at/{self.site}"
+            case "seconds":
+                return f"effcx/seconds/{name}"
 
 
 def parse(tag: str) -> Tag | None:
     """Read a tag back; `None` if it is not one of ours.
 
     Example:
-        >>> parse("effcx/transitions/segment/at/layers.1.relu")
-        Tag(name='transitions/segment', grain='site', site='layers.1.relu')
+        >>> parse("effcx_sites/transitions.segment/layers.1.relu")
+        Tag(name='transitions.segment', grain='site', site='layers.1.relu')
         >>> parse("val_loss") is None
         True
     """
-    if not tag.startswith(PREFIX):
+    group, _, rest = tag.partition("/")
+    name, _, site = rest.partition("/")
+    if not name:
         return None
-    name = tag.removeprefix(PREFIX)
-    if name.startswith(_SECONDS):
-        return Tag(name.removeprefix(_SECONDS), "seconds")
-    name, _, site = name.partition(_AT)
+    match group:
+        case "effcx":
+            return _of_version_0_1(rest)  # which wrote values without a variant as we do
+        case "effcx_seconds":
+            return Tag(rest, "seconds")
+        case "effcx_sites" if site:
+            return Tag(name, "site", site)
+        case "effcx_stderr":
+            return Tag(rest, "stderr")
+    return None
+
+
+def _of_version_0_1(rest: str) -> Tag:
+    if rest.startswith("seconds/"):
+        return Tag(dotted(rest.removeprefix("seconds/")), "seconds")
+    name, _, site = rest.partition("/at/")
+    return Tag(dotted(name), "site", site) if site else of_key(dotted(name))
+
+
+def renewed(tag: str) -> str:
+    """Write a tag of any version as it is written now; those of others stay as they are.
+
+    Example:
+        >>> renewed("effcx/transitions/segment_stderr")
+        'effcx_stderr/transitions.segment'
+        >>> renewed("val_loss")
+        'val_loss'
+    """
+    return str(parse(tag) or tag)
+
+
+def dotted(name: str) -> str:
+    """Write a metric's name of version 0.1, `transitions/segment`, as it is written now."""
+    return name.replace("/", ".")
+
+
+def slashed(name: str) -> str:
+    """Write a metric's name as version 0.1 did."""
+    return name.replace(".", "/")
+
+
+def of_key(key: str) -> Tag:
+    """Return the tag of one value that a metric computed, by its key in the metric's dictionary.
+
+    Example:
+        >>> of_key("transitions.segment_stderr")
+        Tag(name='transitions.segment', grain='stderr', site='')
+    """
+    name, _, site = key.partition("/")
     if site:
         return Tag(name, "site", site)
     if name.endswith(STDERR):
@@ -67,17 +139,26 @@ def parse(tag: str) -> Tag | None:
 
 def site_key(name: str, site: str) -> str:
     """Name a metric's value at one site, in the dictionary that the metric computes."""
-    return name + _AT + site
+    return f"{name}/{site}"
 
 
-def is_site_key(key: str) -> bool:
-    """Tell whether a key of a metric's dictionary is a value at one site."""
-    return _AT in key
+def safe(part: str) -> str:
+    """Write a name or site so that every logger and file system takes it as a part of a path.
 
+    What has to be changed gets a digest at its end, so that it stays different from all others.
 
-def band(name: str) -> tuple[str, str]:
-    """Name the two curves between which TensorBoard draws the error band of a metric."""
-    return f"effcx_bands/{name}/lower", f"effcx_bands/{name}/upper"
+    Example:
+        >>> safe("layers.1.relu")
+        'layers.1.relu'
+        >>> safe("blocks.a/b.relu")
+        'blocks.a_b.relu-9a090459'
+    """
+    if _SAFE.fullmatch(part):
+        return part
+    digest = sha256(part.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    readable = re.sub(r"[^\w.-]+|\.{2,}", "_", part, flags=re.ASCII)[-_LONGEST + 10 :]
+    made = f"{readable.lstrip('.')}-{digest}"
+    return made if _SAFE.fullmatch(made) else f"_{made}"
 
 
 def check_name(name: str) -> None:
@@ -85,6 +166,6 @@ def check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise ValueError(
             f"{name!r} cannot name a metric: expected lower-case letters, digits and underscores, "
-            f"with at most one slash, neither starting with 'seconds' nor ending in {STDERR!r}, "
-            "such as 'jacobian_norm' or 'transitions/segment'."
+            f"with at most one dot before a variant, and not {STDERR!r} at the end, "
+            "such as 'jacobian_norm' or 'transitions.segment'."
         )

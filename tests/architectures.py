@@ -859,18 +859,18 @@ def mapped(count: int) -> list[Any]:
 
 # --- architectures
 
-PROBABILITIES = frozenset({"jacobian_norm/probabilities", "fisher_rao_norm"})
-LENGTHS = frozenset({"jacobian_norm", "trajectory_length/segment", "trajectory_growth/segment"})
+PROBABILITIES = frozenset({"jacobian_norm.probabilities", "fisher_rao_norm"})
+LENGTHS = frozenset({"jacobian_norm", "trajectory_length.segment", "trajectory_growth.segment"})
 KINKS = frozenset({"activation_patterns"})
-CODES = frozenset({"transitions/segment"})
+CODES = frozenset({"transitions.segment"})
 CURVES = frozenset({"lann_complexity"})
 EXACT = frozenset(
     {
-        "linear_regions/segment",
+        "linear_regions.segment",
         "boundary_distance",
         "boundary_density",
-        "capacity_gap/segment",
-        "linear_deviation/segment",
+        "capacity_gap.segment",
+        "linear_deviation.segment",
     }
 )
 EVERYTHING = PROBABILITIES | LENGTHS | KINKS | CODES | CURVES | EXACT

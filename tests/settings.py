@@ -50,10 +50,10 @@ from trainings import METRICS, STANDARD, Classifier, loaders, task
 
 from lightning_effcx.callbacks import ComplexityMonitor
 from lightning_effcx.compare import load_runs
-from lightning_effcx.tags import PREFIX, STDERR, Tag
+from lightning_effcx.tags import Tag
 
 TAGS = [
-    *(tag for name in STANDARD for tag in (PREFIX + name, PREFIX + name + STDERR)),
+    *(str(Tag(name, grain)) for name in STANDARD for grain in ("value", "stderr")),
     *(str(Tag(name, "seconds")) for name in METRICS),
 ]
 

@@ -156,13 +156,13 @@ def test_folders_of_studies_are_compared(capsys):
     assert main(["compare", "kept", "--json=table.json", "--plot=curves.png"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert "mimic/size" in out
+    assert "mimic.size" in out
     first, second, third = read("table.json")
     assert (first["label"], second["label"]) == ("label_noise=0", "label_noise=0.5")
     for group in (first, second):
         noise = group["hparams"]["label_noise"]
         assert group["columns"]["emc"]["mean"] == read(f"kept/noise_{noise}/found.json")["emc"]
-    assert third["columns"]["mimic/size"]["mean"] == 8
+    assert third["columns"]["mimic.size"]["mean"] == 8
 
 
 def test_what_is_asked_for_reaches_mimic():

@@ -401,12 +401,10 @@ def test_its_keys_are_tags_of_its_name_and_its_values_finite_scalars(kind, optio
     found = value(kind, options, suited(kind), batch())
     assert next(iter(found)) == metric.name
     for key, score in found.items():
-        tag = tags.parse(tags.PREFIX + key)
-        assert tag is not None
-        measure = tag.name.partition("/")[0] if kind.__name__ in WITH_VARIANTS else tag.name
+        tag = tags.of_key(key)
+        measure = tag.name.partition(".")[0] if kind.__name__ in WITH_VARIANTS else tag.name
         assert measure in {metric.name, *(metric.name + ending for ending in metric.beside)}
-        assert (tag.grain == "site") == tags.is_site_key(key)
-        assert str(tag) == tags.PREFIX + key
+        assert tags.parse(str(tag)) == tag
         assert score.shape == ()
         assert score.isfinite()
     assert found[metric.name] > 0

@@ -12,21 +12,21 @@ from torch.utils.data import DataLoader, TensorDataset
 METRICS = [
     "jacobian_norm",
     "fisher_rao_norm",
-    "transitions/segment",
-    "trajectory_length/segment",
-    "linear_regions/segment_same",
-    "linear_regions/segment_different",
-    "linear_regions/origin_line",
-    "linear_deviation/segment",
+    "transitions.segment",
+    "trajectory_length.segment",
+    "linear_regions.segment_same",
+    "linear_regions.segment_different",
+    "linear_regions.origin_line",
+    "linear_deviation.segment",
 ]
 # and what they find, each with its error bar.
-STANDARD = [*METRICS[:1], "jacobian_norm/probabilities", *METRICS[1:]]
+STANDARD = [*METRICS[:1], "jacobian_norm.probabilities", *METRICS[1:]]
 # What it finds of other networks.
 OTHERS = [
-    "linear_regions/segment_estimated",
+    "linear_regions.segment_estimated",
     "lann_complexity",
-    "jacobian_norm/sampled",
-    "jacobian_norm/probabilities_sampled",
+    "jacobian_norm.sampled",
+    "jacobian_norm.probabilities_sampled",
 ]
 
 

@@ -25,12 +25,12 @@ from lightning_effcx.callbacks.hosts import (
 from lightning_effcx.callbacks.probe import Probe
 from lightning_effcx.callbacks.ranks import gather, together
 from lightning_effcx.callbacks.schedules import Every
-from lightning_effcx.callbacks.selection import measure, memory, named, remember, with_error_bars
+from lightning_effcx.callbacks.selection import declared, measure, memory, named, remember
 from lightning_effcx.callbacks.standard import candidates, suited
-from lightning_effcx.callbacks.tensorboard import declare, draw_bands, writers
+from lightning_effcx.callbacks.tensorboard import declare
 from lightning_effcx.capture import captured
 from lightning_effcx.observe import Network, check_finite
-from lightning_effcx.tags import PREFIX, STDERR, Tag, check_name, is_site_key
+from lightning_effcx.tags import Tag, check_name, of_key, renewed, slashed
 from lightning_effcx.views import at_samples
 
 
@@ -48,7 +48,7 @@ class ComplexityMonitor(Callback):
 
     The first validation samples are kept as a fixed probe. At the end of each validation every
     metric is computed on them and logged through the LightningModule, so that all loggers,
-    EarlyStopping and ModelCheckpoint see `effcx/<measure>`, and `effcx/seconds/<measure>`, what it
+    EarlyStopping and ModelCheckpoint see `effcx/<measure>`, and `effcx_seconds/<measure>`, what it
     cost. The training is left bit-identical, and no error in a measure stops it.
 
     The network is the LightningModule as a function of what its forward, or that of its only child
@@ -138,7 +138,8 @@ class ComplexityMonitor(Callback):
     @property
     @override
     def state_key(self) -> str:
-        return self._generate_state_key(metrics=self._names, name=self.name)
+        names = sorted(map(slashed, self._names))  # so that checkpoints of version 0.1 resume
+        return self._generate_state_key(metrics=names, name=self.name)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -152,7 +153,10 @@ class ComplexityMonitor(Callback):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._validations = state_dict["validations"]
-        self.history = state_dict["history"]
+        self.history = [
+            entry | {"values": {renewed(tag): value for tag, value in entry["values"].items()}}
+            for entry in state_dict["history"]
+        ]
         self._probe.load(state_dict["probe"])
         remember(self.metrics, state_dict.get("memory", {}))  # older checkpoints have none
 
@@ -288,7 +292,7 @@ class ComplexityMonitor(Callback):
         names = [
             self._named(name) + beside
             for name, metric in self.metrics.items()
-            for beside in with_error_bars(metric)
+            for beside in declared(metric)
         ]
         declare(trainer, pl_module, names, self.hparams)
 
@@ -345,7 +349,6 @@ class ComplexityMonitor(Callback):
     ) -> None:
         """Measure and log: through the module, or where that is not allowed to each logger."""
         values: dict[str, float] = {}
-        bands: dict[str, tuple[float, float]] = {}
         with self._clock.spending(), observing_silently(pl_module):
             seen = self._look(trainer, pl_module)
             if seen is None:
@@ -356,17 +359,13 @@ class ComplexityMonitor(Callback):
                     start = perf_counter()
                     found = measure(metric.to(seen.x.device), seen.network, seen.x, seen.y)
                     seconds = perf_counter() - start
+                    read = {of_key(name + key): value for key, value in found.items()}
                     values |= {
-                        PREFIX + name + key: value
-                        for key, value in found.items()
-                        if self.detail or not is_site_key(key)
+                        str(tag): value
+                        for tag, value in read.items()
+                        if self.detail or tag.grain != "site"
                     }
                     values[str(Tag(name, "seconds"))] = gather(seconds)[0]
-                    bands |= {
-                        name + key: (found[key], found.get(key + STDERR, 0.0))
-                        for key in with_error_bars(metric)
-                        if key in found
-                    }
         if log is None:
             trainer.callback_metrics.update(_tensors(values))
             for logger in trainer.loggers if trainer.is_global_zero else []:
@@ -375,9 +374,6 @@ class ComplexityMonitor(Callback):
             for tag, value in values.items():
                 log(tag, value, sync_dist=True)  # every rank has the same
         self.history.append({"epoch": trainer.current_epoch, "step": step, "values": values})
-        if trainer.state.fn == "fit":
-            for writer in writers(trainer.loggers):
-                draw_bands(writer, bands, step)
 
 
 def _tensors(values: Mapping[str, float]) -> dict[str, Tensor]:

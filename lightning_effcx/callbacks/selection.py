@@ -12,7 +12,7 @@ from lightning_effcx.callbacks.ranks import rank, share_errors, world
 from lightning_effcx.metrics.base import NetworkMetric, Share
 from lightning_effcx.observe import Network
 from lightning_effcx.structures import mapped
-from lightning_effcx.tags import check_name
+from lightning_effcx.tags import check_name, dotted
 
 
 def named(metrics: Any) -> dict[str, Metric]:
@@ -50,8 +50,8 @@ def _check(name: str, metric: Any) -> None:
     check_name(name)
 
 
-def with_error_bars(metric: Metric) -> tuple[str, ...]:
-    """Return which of a metric's values are shown with error bars, by what follows its name."""
+def declared(metric: Metric) -> tuple[str, ...]:
+    """Return which of a metric's values are known before they come, by what follows its name."""
     return ("", *getattr(metric, "beside", ()))
 
 
@@ -73,6 +73,7 @@ def memory(metrics: Mapping[str, Metric]) -> dict[str, dict[str, Any]]:
 
 def remember(metrics: Mapping[str, Metric], known: Mapping[str, Mapping[str, Any]]) -> None:
     """Let our metrics go on from what they remembered; what they do not know is left out."""
+    known = {dotted(name): attributes for name, attributes in known.items()}  # of any version
     for name, own in memory(metrics).items():
         metrics[name].reset()  # what is under way belongs to what it remembered until now
         for attribute in own.keys() & known.get(name, {}).keys():
@@ -107,7 +108,7 @@ def measure(metric: Metric, network: Network, x: Tensor, y: Tensor | None) -> di
         metric.reset()
     for key, value in found.items():
         if not math.isfinite(value):
-            raise ValueError(f"its {key.strip('_/') or 'value'} is {value}.")
+            raise ValueError(f"its {key.strip('_./') or 'value'} is {value}.")
     return found
 
 
@@ -120,7 +121,10 @@ def _by_ending(metric: Metric) -> dict[str, float]:
     own = str(getattr(metric, "name", ""))
     if isinstance(found, Tensor):  # a metric of the user's, as its dictionaries may be
         found = {own: found}
-    return {_ending(key.removeprefix(own)): float(value) for key, value in found.items()}
+    endings = {key: _ending(key.removeprefix(own)) for key in found}
+    if not isinstance(metric, NetworkMetric):  # whose slashes stand before sites
+        endings = {key: dotted(ending) for key, ending in endings.items()}
+    return {endings[key]: float(value) for key, value in found.items()}
 
 
 def _alone() -> bool:
@@ -128,4 +132,4 @@ def _alone() -> bool:
 
 
 def _ending(key: str) -> str:
-    return key if not key or key[0] in "_/" else f"_{key}"
+    return key if not key or key[0] in "_./" else f"_{key}"

@@ -1,4 +1,4 @@
-"""TensorBoard: the page of error bands, and the table of hyperparameters with the measures."""
+"""TensorBoard: the page of all measures, and the table of hyperparameters with them."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
 from lightning_effcx.callbacks.hosts import LightningModule, Trainer, of_kind
-from lightning_effcx.tags import PREFIX, Tag, band
+from lightning_effcx.tags import Grain, Tag
 
 
 def writers(loggers: Iterable[Any]) -> list[SummaryWriter]:
@@ -61,19 +61,25 @@ def _declare_hparams(
 
 
 def _declare_layout(writer: SummaryWriter, names: Iterable[str]) -> None:
-    """Write the layout of the page Custom Scalars: each measure with its error band, then costs."""
-    charts: dict[str, list[Any]] = {
-        name: ["Margin", [str(Tag(name)), *band(name)]] for name in names
-    }
-    charts["seconds"] = ["Multiline", [f"^{re.escape(PREFIX)}seconds/"]]
-    writer.add_custom_scalars({"Effective complexity": charts})
+    """Write the layout of the page Custom Scalars: one chart for a measure and all its variants."""
+    measures = [*dict.fromkeys(name.partition(".")[0] for name in names)]
+
+    def charts(grain: Grain) -> dict[str, Any]:
+        return {measure: ["Multiline", [_tags_of(measure, grain)]] for measure in measures}
+
+    costs = [_tags_of(measure, "seconds") for measure in measures]
+    writer.add_custom_scalars(
+        {
+            "Effective complexity": charts("value"),
+            "Effective complexity: standard errors": charts("stderr"),
+            "Effective complexity: cost": {"seconds": ["Multiline", costs]},
+        }
+    )
 
 
-def draw_bands(writer: SummaryWriter, values: Mapping[str, tuple[float, float]], step: int) -> None:
-    """Write one standard error below and above each measure, from its value and standard error."""
-    for name, (value, stderr) in values.items():
-        for tag, edge in zip(band(name), (value - stderr, value + stderr), strict=True):
-            writer.add_scalar(tag, edge, step)
+def _tags_of(measure: str, grain: Grain) -> str:
+    """Return the pattern of the tags of a measure and of its variants."""
+    return rf"^{re.escape(str(Tag(measure, grain)))}(\.|$)"
 
 
 def flatten(hparams: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -30,7 +30,8 @@ def add_to(commands: Any) -> None:
         default=[],
         dest="metrics",
         metavar="PATTERN",
-        help="show only matching measures and tags, such as 'transitions/*' or 'val_*'; repeatable",
+        help="show only matching measures and tags, such as 'transitions.*' or 'val_*'; names of "
+        "version 0.1, such as 'transitions/*', are found too; repeatable",
     )
     compare.add_argument(
         "--sort", metavar="COLUMN", help="sort by a column; --sort=-COLUMN sorts descending"

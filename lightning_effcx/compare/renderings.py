@@ -131,8 +131,11 @@ def _values(row: Row) -> list[str]:
 
 
 def _folded(text: str) -> str:
-    """Break a label, a name or a number with its spread where it is joined."""
-    return re.sub(r"(?<=[=/,]) ?| (?=±)", "\n", text)
+    """Break a label, a name or a number with its spread where it is joined.
+
+    A dot joins where it is before a letter, as it is before the variant of a measure.
+    """
+    return re.sub(r"(?<=[=/,]) ?|(?<=\.)(?=[a-z])| (?=±)", "\n", text)
 
 
 def _widest(texts: Iterable[str]) -> int:

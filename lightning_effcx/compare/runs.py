@@ -20,6 +20,7 @@ from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.util.tensor_util import make_ndarray
 
+from lightning_effcx import tags
 from lightning_effcx.reading import open_regular, visible
 
 HParam = str | float | bool
@@ -107,9 +108,11 @@ def _merge(path: str, files: Iterator[_Contents]) -> Run:
     points: defaultdict[str, dict[int, float]] = defaultdict(dict)
     for file in sorted(files, key=lambda file: file.start):
         hparams = file.hparams | hparams
-        for tag, later in file.points.items():
+        for written, later in file.points.items():
+            tag = tags.renewed(written)
             points[tag] = _outside(points[tag], min(later), max(later)) | later
-    return Run(visible(path), hparams, {tag: _curve(points[tag]) for tag in sorted(points)})
+    shown = sorted(tag for tag in points if not tag.startswith(tags.BANDS))
+    return Run(visible(path), hparams, {tag: _curve(points[tag]) for tag in shown})
 
 
 def _outside(points: dict[int, float], first: int, last: int) -> dict[int, float]:

@@ -77,7 +77,7 @@ def _emc(found: dict[str, Any]) -> tuple[HParams, dict[str, Curve]]:
 
 def _mimic(found: dict[str, Any]) -> tuple[HParams, dict[str, Curve]]:
     students = [row for row in found["table"] if row["hidden"] is not None]  # without the teacher
-    size = {} if found["size"] is None else _number("mimic/size", found["size"])
+    size = {} if found["size"] is None else _number("mimic.size", found["size"])
     names = ("r2", "agreement", "accuracy", "accuracy_on_labels")
     curves = _curves("mimic", names, students, size="hidden", along="hidden units")
     return {"tolerance": float(found["tolerance"])}, size | curves
@@ -102,5 +102,5 @@ def _curves(
         known = [(int(row[size]), float(row[name])) for row in table if row[name] is not None]
         if known:
             steps, values = zip(*known, strict=True)
-            curves[str(Tag(f"{kind}/{name}"))] = Curve(steps, values, along)
+            curves[str(Tag(f"{kind}.{name}"))] = Curve(steps, values, along)
     return curves

@@ -7,9 +7,11 @@ is the mean, and there is no spread: that of bounds says nothing about what they
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
+from operator import eq
 
 from lightning_effcx import tags
 from lightning_effcx.compare.groups import Group, group_runs
@@ -97,7 +99,8 @@ def compare_runs(
         runs: As `load_runs` and `load_studies` return them.
         metrics: Show instead what matches these patterns, in their order. `*` stands for any
             characters. A pattern is matched with the names of measures, such as
-            `transitions/segment`, and with every tag of the runs, such as `val_loss`.
+            `transitions.segment`, and with every tag of the runs, such as `val_loss`; what matches
+            none of them, with the names and tags of version 0.1, such as `transitions/segment`.
         sort: Name of the column to sort by, ascending, with a `-` in front descending; groups
             without a value come last. `None` sorts by label.
     """
@@ -159,7 +162,7 @@ def _matching(runs: Sequence[Run], patterns: Sequence[str]) -> tuple[Column, ...
     columns = [*measures, *_gap(logged), *others]
     chosen: dict[str, Column] = {}
     for pattern in patterns:
-        matches = [it for it in columns if _matches(it, pattern)]
+        matches = _named(columns, partial(fnmatchcase, pat=pattern))
         if not matches:
             there_is = ", ".join(dict.fromkeys(map(_summary, columns))) or "nothing"
             raise ValueError(f"No metric matches {pattern!r}; there is {there_is}.")
@@ -168,15 +171,31 @@ def _matching(runs: Sequence[Run], patterns: Sequence[str]) -> tuple[Column, ...
     return tuple(chosen.values())
 
 
-def _matches(column: Column, pattern: str) -> bool:
-    named = fnmatchcase(column.name, pattern)
-    return named or (column.minus is None and fnmatchcase(column.tag, pattern))
+def _named(columns: Sequence[Column], matches: Callable[[str], bool]) -> list[Column]:
+    """Find columns by name or tag; where none is called so, by those of version 0.1."""
+    for names in (_names, _former_names):
+        found = [column for column in columns if any(map(matches, names(column)))]
+        if found:
+            return found
+    return []
+
+
+def _names(column: Column) -> set[str]:
+    return {column.name} if column.minus else {column.name, column.tag}
+
+
+def _former_names(column: Column) -> set[str]:
+    tag = None if column.minus else tags.parse(column.tag)
+    if tag is None:
+        return set()
+    name = {tags.slashed(tag.name)} if tag.grain == "value" else set()
+    return {tag.of_version_0_1} | name
 
 
 def _summary(column: Column) -> str:
     """Name a column in a list; the many sites of a network share one entry."""
     tag = tags.parse(column.tag)
-    return f"{tags.PREFIX}{tag.name}/at/*" if tag and tag.grain == "site" else column.name
+    return f"{column.tag.rpartition('/')[0]}/*" if tag and tag.grain == "site" else column.name
 
 
 def _cell(column: Column, group: Group) -> Cell:
@@ -201,10 +220,12 @@ def spread_of(values: Sequence[float]) -> float | None:
 
 
 def _sorted(rows: list[Row], columns: tuple[Column, ...], sort: str) -> list[Row]:
-    name = sort.removeprefix("-")
-    if name not in {column.name for column in columns}:
+    asked = sort.removeprefix("-")
+    found = _named(columns, partial(eq, asked))
+    if not found:
         there_is = ", ".join(column.name for column in columns) or "none"
-        raise ValueError(f"No column is named {name!r}; there is {there_is}.")
+        raise ValueError(f"No column is named {asked!r}; there is {there_is}.")
+    name = found[0].name
     sign = -1 if sort.startswith("-") else 1
 
     def key(row: Row) -> tuple[bool, float]:

@@ -136,7 +136,7 @@ class SampleMetric(NetworkMetric):
     @property
     @abstractmethod
     def name(self) -> str:
-        """The measure, and after a slash its variant: the stem of its tags."""
+        """The measure, and after a dot its variant: the stem of its tags."""
 
     @abstractmethod
     def score(
@@ -226,7 +226,7 @@ class PathMetric(SampleMetric):
 
     @property
     def name(self) -> str:
-        return f"{self.measure}/{self.paths.name}"
+        return f"{self.measure}.{self.paths.name}"
 
     def _measure(self, network: Network, x: Tensor, y: Tensor | None, generator: Generator) -> None:
         paths: Tensor

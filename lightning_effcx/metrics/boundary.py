@@ -204,7 +204,7 @@ def _none(x: Tensor) -> Tensor:
 
 
 class BoundaryDistance(SampleMetric):
-    """Mean `boundary_distance` over the samples, `/times_units` that times the number of units.
+    """Mean `boundary_distance` over the samples, `.times_units` that times the number of units.
 
     At each site the mean is over the samples that have a boundary there.
 
@@ -213,7 +213,7 @@ class BoundaryDistance(SampleMetric):
     """
 
     name = "boundary_distance"
-    beside = ("/times_units",)
+    beside = (".times_units",)
     units: Tensor
 
     def __init__(self, **kwargs: Any) -> None:
@@ -238,7 +238,7 @@ class BoundaryDistance(SampleMetric):
     def compute(self) -> dict[str, Tensor]:
         found = super().compute()
         scores = dim_zero_cat(self.scores)
-        found |= self.averaged(self.name + "/times_units", scores[:, 0] * self.units)
+        found |= self.averaged(self.name + ".times_units", scores[:, 0] * self.units)
         for site, column in zip(self.sites, scores[:, 1:].T, strict=True):
             key, finite = site_key(self.name, site), column[column.isfinite()]
             found[key] = finite.mean()

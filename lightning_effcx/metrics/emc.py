@@ -126,8 +126,8 @@ class EffectiveModelComplexity(Metric):
 
     It computes `emc` with its neighbours among the sizes, `emc_lower` and `emc_upper`;
     `emc_censored`, 1 where the largest size is still fitted, and then `emc_upper` is infinite;
-    and, unless `emc` is 0, `emc/train_error`, the mean error there, with its standard error
-    `emc/train_error_stderr` over repeats if there are two or more.
+    and, unless `emc` is 0, `emc.train_error`, the mean error there, with its standard error
+    `emc.train_error_stderr` over repeats if there are two or more.
 
     Args:
         epsilon: As in `observed_emc`.
@@ -171,9 +171,9 @@ class EffectiveModelComplexity(Metric):
         }
         if found.emc:
             there = int((found.sizes == found.emc).nonzero())
-            values["/train_error"] = float(found.errors[there])
+            values[".train_error"] = float(found.errors[there])
             if found.repeats[there] > 1:
-                values["/train_error" + STDERR] = float(found.stderrs[there])
+                values[".train_error" + STDERR] = float(found.stderrs[there])
         return {
             self.name + ending: torch.tensor(float(value), device=self.device)
             for ending, value in values.items()

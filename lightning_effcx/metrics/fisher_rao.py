@@ -123,7 +123,7 @@ class FisherRaoNorm(SampleMetric):
 
     @property
     def name(self) -> str:
-        return "fisher_rao_norm/empirical" if self.empirical else "fisher_rao_norm"
+        return "fisher_rao_norm.empirical" if self.empirical else "fisher_rao_norm"
 
     def score(
         self, network: Network, x: Tensor, y: Tensor | None, draws: Draws

@@ -133,13 +133,13 @@ class JacobianNorm(SampleMetric):
         _check("outputs" if of == "both" else of, directions)
         self.of: Literal["outputs", "probabilities", "both"] = of
         self.directions = directions
-        self.beside = ("/probabilities",) if of == "both" else ()
+        self.beside = (".probabilities",) if of == "both" else ()
 
     @property
     def name(self) -> str:
         variant = ["probabilities"] if self.of == "probabilities" else []
         variant += ["sampled"] if self.directions else []
-        return "/".join(["jacobian_norm", *filter(None, ["_".join(variant)])])
+        return ".".join(["jacobian_norm", *filter(None, ["_".join(variant)])])
 
     def score(
         self, network: Network, x: Tensor, y: Tensor | None, draws: Draws
@@ -147,7 +147,7 @@ class JacobianNorm(SampleMetric):
         del y
         if self.of == "both":
             norms, of_probabilities = _both(network, x)
-            return norms, {"/probabilities": of_probabilities}
+            return norms, {".probabilities": of_probabilities}
         norms = jacobian_norm(network, x, of=self.of, directions=self.directions, generator=draws)
         return norms, {}
 

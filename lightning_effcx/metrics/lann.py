@@ -160,9 +160,9 @@ class LANNComplexity(NetworkMetric):
     all samples at once where you can, as `ComplexityMonitor` does. The choice of tangents cannot be
     shared either: share 0 measures alone, the others add nothing. Beside the value there are
 
-    * `/per_input`: the complexity over the number of inputs;
-    * `/pieces`: pieces per unit, and `/at/<site>` those at a site, summed;
-    * `/measured_error` and, where it is known, `/propagated_error`.
+    * `.per_input`: the complexity over the number of inputs;
+    * `.pieces`: pieces per unit, and `/<site>` those at a site, summed;
+    * `.measured_error` and, where it is known, `.propagated_error`.
 
     Args:
         tolerance: As in `lann_complexity`.
@@ -211,12 +211,12 @@ class LANNComplexity(NetworkMetric):
         total = sum(float(pieces.sum()) for pieces in lann.pieces.values())
         values = {
             self.name: lann.complexity,
-            f"{self.name}/per_input": lann.complexity_per_input,
-            f"{self.name}/pieces": total / units,
-            f"{self.name}/measured_error": lann.measured_error,
+            f"{self.name}.per_input": lann.complexity_per_input,
+            f"{self.name}.pieces": total / units,
+            f"{self.name}.measured_error": lann.measured_error,
         }
         if lann.propagated_error is not None:
-            values[f"{self.name}/propagated_error"] = lann.propagated_error
+            values[f"{self.name}.propagated_error"] = lann.propagated_error
         for site, pieces in lann.pieces.items():
             values[site_key(self.name, site)] = float(pieces.sum())
         self.keys = tuple(values)

@@ -145,7 +145,7 @@ class MimicGap(NetworkMetric):
 
     At each update a `fit_student` is fitted to the network's outputs at part of the samples, from
     the same weights each time and in as many steps; the gap is 1 - R² at the others, the spread
-    being that around the mean of those it was fitted to. Beside it is `/agreement`, the share of
+    being that around the mean of those it was fitted to. Beside it is `.agreement`, the share of
     the others for which both decide for the same class. Both have standard errors.
 
     The student sees all samples of a batch together, so that batches are measured apart and put
@@ -164,7 +164,7 @@ class MimicGap(NetworkMetric):
     """
 
     name = "mimic_gap"
-    beside = ("/agreement",)
+    beside = (".agreement",)
 
     found: list[Tensor]
 
@@ -222,8 +222,8 @@ class MimicGap(NetworkMetric):
         values = {
             "": found.gap,
             STDERR: found.gap_stderr,
-            "/agreement": found.agreement,
-            "/agreement" + STDERR: found.agreement_stderr,
+            ".agreement": found.agreement,
+            ".agreement" + STDERR: found.agreement_stderr,
         }
         return {
             self.name + ending: torch.tensor(value, device=self.device)

@@ -4,11 +4,11 @@ The code of a unit at a sample is the number of kinks below its pre-activation: 
 three for hard tanh; of a choice, such as max pooling, the index of the winner. All codes of a
 sample are its pattern, which tells its activation region. `ActivationPatterns` counts the distinct
 patterns among the samples, between 1, for a linear piece that holds all data, and their number.
-Where every sample has its own pattern the count says no more than that: it is `/saturated`, 1 or 0,
+Where every sample has its own pattern the count says no more than that: it is `.saturated`, 1 or 0,
 and more samples, or their mean distance, tell networks apart. Beside it:
 
-* `/dead`: units that stay below their lowest kink for all samples; `/always_on`: that stay above.
-* `/hamming`: by how much the codes of two different samples differ on average over all pairs,
+* `.dead`: units that stay below their lowest kink for all samples; `.always_on`: that stay above.
+* `.hamming`: by how much the codes of two different samples differ on average over all pairs,
   summed over units; choices are left out. 0 where all samples share a pattern, and half the number
   of units where ReLUs are on or off at random.
 
@@ -130,18 +130,18 @@ class ActivationPatterns(NetworkMetric):
         """Distinct patterns, whether they saturate, dead and always-on units, mean distance."""
         hashes = dim_zero_cat(self.hashes)
         samples, distinct = len(hashes), len(hashes.unique())
-        found = {"": float(distinct), "/saturated": float(distinct == samples)}
+        found = {"": float(distinct), ".saturated": float(distinct == samples)}
         if self.shapes:
             above = dim_zero_cat(self.above).sum(0)  # how many samples, by site, kink and unit
             sites = above.split([kinks * units for kinks, units in self.shapes])
             lowest = torch.cat(
                 [s[:units] for s, (_, units) in zip(sites, self.shapes, strict=True)]
             )
-            found["/dead"] = float((lowest == 0).sum())
-            found["/always_on"] = float((lowest == samples).sum())
+            found[".dead"] = float((lowest == 0).sum())
+            found[".always_on"] = float((lowest == samples).sum())
             if samples > 1:
                 differing = (above * (samples - above)).sum()  # ordered pairs, one above, one not
-                found["/hamming"] = float(differing) * 2 / (samples * (samples - 1))
+                found[".hamming"] = float(differing) * 2 / (samples * (samples - 1))
         return {
             self.name + suffix: torch.tensor(value, device=hashes.device)
             for suffix, value in found.items()

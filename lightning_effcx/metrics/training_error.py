@@ -37,9 +37,9 @@ class TrainingError(NetworkMetric):
     precision to evaluate. Several outputs decide by the largest, a single one by a threshold.
     Beside the error and its standard error, that of a binomial share, there are
 
-    * `/interpolates`: 1 where the error is at most epsilon, so that the number of samples trained
+    * `.interpolates`: 1 where the error is at most epsilon, so that the number of samples trained
       on is within the effective model complexity of the training so far; else 0;
-    * `/since`: the measurement since which that has held without a break, counted from 0; absent
+    * `.since`: the measurement since which that has held without a break, counted from 0; absent
       where it does not hold now. A measurement is what was computed before a `reset`, and the count
       goes on over resets: in a monitor that measures at every epoch it is the epoch. It is kept in
       copies, in pickles, and by the monitor in checkpoints, so that a resumed training counts on;
@@ -133,9 +133,9 @@ class TrainingError(NetworkMetric):
             found[self.name + STDERR] = (error * (1 - error) / len(self.x)).sqrt()
         holds = is_fitted(error, self.epsilon)
         self._holds = bool(holds)
-        found[f"{self.name}/interpolates"] = holds.float()
+        found[f"{self.name}.interpolates"] = holds.float()
         if self._holds:
-            found[f"{self.name}/since"] = torch.tensor(float(self._since()), device=wrong.device)
+            found[f"{self.name}.since"] = torch.tensor(float(self._since()), device=wrong.device)
         return found
 
     def _since(self) -> int:

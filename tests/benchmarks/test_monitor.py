@@ -78,7 +78,7 @@ def test_the_standard_set_takes_at_most_a_tenth_of_the_time_of_a_fit(tmp_path, b
     monitor = ComplexityMonitor(strict=True)
     fit = seconds(tmp_path, Mnist, 20, monitor)
     measured = [
-        {name: entry["values"][f"effcx/seconds/{name}"] for name in METRICS}
+        {name: entry["values"][f"effcx_seconds/{name}"] for name in METRICS}
         for entry in monitor.history
     ]
     share = sum(sum(seconds.values()) for seconds in measured) / fit

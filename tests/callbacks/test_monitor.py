@@ -76,7 +76,7 @@ def test_sites_are_logged_only_in_detail(tmp_path):
     host, _ = fit(tmp_path, ComplexityMonitor([Transitions()]))
     assert names(host.callback_metrics, "site") == set()
     host, _ = fit(tmp_path, ComplexityMonitor([Transitions()], detail=True))
-    assert "effcx/transitions/segment/at/network.2" in host.callback_metrics
+    assert "effcx_sites/transitions.segment/network.2" in host.callback_metrics
 
 
 def test_a_dictionary_names_the_metrics(tmp_path):
@@ -148,9 +148,9 @@ def test_for_targets_that_are_no_classes_the_outputs_are_the_mean_of_a_gaussian(
         host, module = fit(tmp_path, ComplexityMonitor(), module=Regression(), data=task("values"))
     assert "taken for the mean of a Gaussian" in caplog.text
     assert names(host.callback_metrics) == set(STANDARD) - {
-        "jacobian_norm/probabilities",
-        "linear_regions/segment_same",
-        "linear_regions/segment_different",
+        "jacobian_norm.probabilities",
+        "linear_regions.segment_same",
+        "linear_regions.segment_different",
     }
     metric = FisherRaoNorm("gaussian")
     metric.update(module, task().tensors[0][:64])
@@ -175,8 +175,8 @@ class Curved(Classifier):
 
 def test_a_network_that_is_not_piecewise_linear_goes_without_the_exact_measures(tmp_path):
     message = (
-        "leaves out the exact measures linear_regions/segment_same, linear_regions/segment_"
-        "different, linear_regions/origin_line, linear_deviation/segment: site 'tanh' .tanh. is "
+        "leaves out the exact measures linear_regions.segment_same, linear_regions.segment_"
+        "different, linear_regions.origin_line, linear_deviation.segment: site 'tanh' .tanh. is "
         "not continuous and piecewise linear.*: count transitions instead. The training goes on"
     )
     with pytest.warns(UserWarning, match=message) as warned:
@@ -184,7 +184,7 @@ def test_a_network_that_is_not_piecewise_linear_goes_without_the_exact_measures(
     assert len([w for w in warned if "effcx" in str(w.message)]) == 1
     assert names(host.callback_metrics) == {
         "lann_complexity",
-        *(f"lann_complexity/{part}" for part in PARTS),
+        *(f"lann_complexity.{part}" for part in PARTS),
         *(name for name in STANDARD if not name.startswith("linear_")),
     }
     with pytest.raises(ValueError, match="site 'tanh'"):
@@ -311,7 +311,7 @@ def test_every_logger_sees_the_measures(tmp_path):
     fit(tmp_path, ComplexityMonitor(), logger=CSVLogger(tmp_path, name="", version=""))
     header = (tmp_path / "metrics.csv").read_text().splitlines()[0].split(",")
     assert "effcx/jacobian_norm" in header
-    assert "effcx/seconds/jacobian_norm" in header
+    assert "effcx_seconds/jacobian_norm" in header
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")  # Lightning's, on the first half
@@ -600,9 +600,9 @@ def test_only_the_first_of_several_validation_loaders_is_the_probe(tmp_path):
     host = trainer(tmp_path, monitor)
     module = Two()
     host.validate(module, [loaders()[1], other], verbose=False)
-    both = host.callback_metrics["effcx/trajectory_length/segment"]
+    both = host.callback_metrics["effcx/trajectory_length.segment"]
     host.validate(module, loaders()[1], verbose=False)
-    torch.testing.assert_close(host.callback_metrics["effcx/trajectory_length/segment"], both)
+    torch.testing.assert_close(host.callback_metrics["effcx/trajectory_length.segment"], both)
 
 
 # --- options
@@ -702,7 +702,7 @@ def test_a_training_resumed_at_any_epoch_has_the_curves_of_one_that_ran_through(
         module.network[3].p = 0.0  # dropout draws on where it stopped only if its state is saved
         host.fit(module, ckpt_path=ckpt_path, weights_only=True)
         values = [entry["values"] for entry in monitor.history]
-        return [{t: v for t, v in entry.items() if "/seconds/" not in t} for entry in values]
+        return [{t: v for t, v in entry.items() if "seconds/" not in t} for entry in values]
 
     whole = curves(4, "whole-{epoch}")
     assert whole[0] != whole[-1]

@@ -22,20 +22,19 @@ from trainings import STANDARD, Classifier, task
 
 from lightning_effcx.functional import jacobian_norm
 from lightning_effcx.observe import observing
+from lightning_effcx.tags import Grain, Tag
 
 NORM = "effcx/jacobian_norm"
 WITHOUT_VALIDATION = ["no validation loader", "no validation_step", "limit_val_batches=0"]
 AVERAGES = ["EMAWeightAveraging", "WeightAveraging"]
 
 
-def curves(outcome: Outcome, grain: str = "") -> dict[str, list[float]]:
+def curves(outcome: Outcome, grain: Grain = "value") -> dict[str, list[float]]:
     """The curves of what was found, without what it cost."""
     assert outcome.monitor is not None
     return {
-        f"effcx/{name}{grain}": [
-            e["values"][f"effcx/{name}{grain}"] for e in outcome.monitor.history
-        ]
-        for name in STANDARD
+        str(tag): [entry["values"][str(tag)] for entry in outcome.monitor.history]
+        for tag in (Tag(name, grain) for name in STANDARD)
     }
 
 
@@ -193,13 +192,13 @@ def test_at_the_end_of_the_training_its_averaged_weights_are_measured_in_either_
 def test_settings_that_leave_the_weights_alone_leave_the_curves_alone(fitted, name):
     usual, other = fitted("the default"), fitted(name)
     assert curves(other) == curves(usual)
-    assert curves(other, "_stderr") == curves(usual, "_stderr")
+    assert curves(other, "stderr") == curves(usual, "stderr")
 
 
 def test_the_sites_of_a_compiled_part_are_named_as_if_it_were_not(tmp_path):
     setting = replace(SETTINGS["a compiled part, eager"], monitor={"detail": True})
     (*_, last) = fit(tmp_path, setting, measured=True).monitor.history
-    assert "effcx/transitions/segment/at/network.2" in last["values"]
+    assert "effcx_sites/transitions.segment/network.2" in last["values"]
 
 
 def test_the_curves_share_their_steps_with_what_the_module_logs(tmp_path):

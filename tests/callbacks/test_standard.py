@@ -26,7 +26,7 @@ def test_a_small_classifier_is_measured_exactly():
 @pytest.mark.parametrize("y", [VALUES, None, CLASSES.float()])
 def test_where_targets_are_no_classes_the_outputs_are_the_mean_of_a_gaussian(y):
     found = choose(mlp(4, 8, 3), y)
-    between_classes = {"linear_regions/segment_same", "linear_regions/segment_different"}
+    between_classes = {"linear_regions.segment_same", "linear_regions.segment_different"}
     assert {*found.metrics} == {*METRICS} - between_classes
     assert found.metrics["fisher_rao_norm"].distribution == "gaussian"
     assert found.metrics["jacobian_norm"].of == "outputs"
@@ -38,16 +38,16 @@ def test_a_single_output_has_no_classes():
 
 def test_of_many_units_linear_regions_are_estimated():
     found = choose(mlp(4, 300, 300, 3))
-    assert [*found.metrics] == [*METRICS[:4], "linear_regions/segment_estimated"]
-    assert found.metrics["linear_regions/segment_estimated"].share_of_path == 32 / 600
+    assert [*found.metrics] == [*METRICS[:4], "linear_regions.segment_estimated"]
+    assert found.metrics["linear_regions.segment_estimated"].share_of_path == 32 / 600
     assert "there are 600 units, so linear regions are estimated" in found.why[1]
 
 
 @pytest.mark.parametrize("y", [CLASSES, VALUES])
 def test_of_many_outputs_random_directions_are_taken(y):
     found = choose(mlp(4, 8, 200), y)
-    of_classes = ["jacobian_norm/probabilities_sampled"] if y is CLASSES else []
-    assert [*found.metrics][: 1 + len(of_classes)] == ["jacobian_norm/sampled", *of_classes]
+    of_classes = ["jacobian_norm.probabilities_sampled"] if y is CLASSES else []
+    assert [*found.metrics][: 1 + len(of_classes)] == ["jacobian_norm.sampled", *of_classes]
     assert "there are 200 outputs, so jacobian_norm takes 16 random directions" in found.why[0]
 
 

@@ -1,4 +1,5 @@
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from lightning_effcx.callbacks import ComplexityMonitor
 from lightning_effcx.callbacks.tensorboard import flatten
 from lightning_effcx.compare import load_runs
 from lightning_effcx.metrics import JacobianNorm
+from lightning_effcx.tags import Tag
 
 
 @pytest.fixture(scope="module")
@@ -71,23 +73,37 @@ def test_tensorboard_lists_the_scalars_of_every_run(ask):
     for tags in runs.values():
         for name in STANDARD:
             assert f"effcx/{name}" in tags
-            assert f"effcx/{name}_stderr" in tags
-        assert {f"effcx/seconds/{name}" for name in METRICS} <= set(tags)
+            assert f"effcx_stderr/{name}" in tags
+        assert {f"effcx_seconds/{name}" for name in METRICS} <= set(tags)
 
 
-def test_the_layout_puts_every_measure_with_its_band_on_one_page(ask):
-    (category,) = ask("plugin/custom_scalars/layout")["category"]
-    assert category["title"] == "Effective complexity"
-    charts = {chart["title"]: chart for chart in category["chart"]}
-    assert list(charts) == [*STANDARD, *OTHERS, "seconds"]
-    (series,) = charts["fisher_rao_norm"]["margin"]["series"]
-    assert series == {
-        "value": "effcx/fisher_rao_norm",
-        "lower": "effcx_bands/fisher_rao_norm/lower",
-        "upper": "effcx_bands/fisher_rao_norm/upper",
-    }
+def test_the_layout_has_a_chart_for_a_measure_and_its_variants(ask):
+    values, errors, cost = ask("plugin/custom_scalars/layout")["category"]
+    assert values["title"] == "Effective complexity"
+    assert errors["title"] == "Effective complexity: standard errors"
+    assert cost["title"] == "Effective complexity: cost"
+    measures = [*dict.fromkeys(name.partition(".")[0] for name in [*STANDARD, *OTHERS])]
     tags = ask("plugin/scalars/tags")["lr_0.1"]
-    assert {series["lower"], series["upper"]} <= set(tags)
+    for category, grain, expected in (
+        (values, "value", STANDARD),
+        (errors, "stderr", STANDARD),
+        (cost, "seconds", METRICS),
+    ):
+        charts = {chart["title"]: chart["multiline"]["tag"] for chart in category["chart"]}
+        assert list(charts) == (["seconds"] if grain == "seconds" else measures)
+        shown = [
+            tag for lines in charts.values() for line in lines for tag in tags_like(line, tags)
+        ]
+        assert sorted(shown) == sorted(str(Tag(name, grain)) for name in expected)
+        if grain == "value":
+            assert {*tags_like(*charts["jacobian_norm"], tags)} == {
+                "effcx/jacobian_norm",
+                "effcx/jacobian_norm.probabilities",
+            }
+
+
+def tags_like(pattern, tags):
+    return [tag for tag in tags if re.match(pattern, tag)]
 
 
 def test_the_table_of_hyperparameters_shows_the_last_value_of_every_measure(ask, folder):
@@ -113,21 +129,11 @@ def test_the_table_of_hyperparameters_shows_the_last_value_of_every_measure(ask,
             assert value == pytest.approx(run.curves[tag].final)
 
 
-def test_bands_are_one_standard_error_around_the_value_at_the_same_step(folder):
-    for run in load_runs(folder):
-        value, stderr, lower, upper = (
-            run.curves[tag]
-            for tag in (
-                "effcx/jacobian_norm",
-                "effcx/jacobian_norm_stderr",
-                "effcx_bands/jacobian_norm/lower",
-                "effcx_bands/jacobian_norm/upper",
-            )
-        )
-        assert lower.steps == upper.steps == value.steps
-        means, errors = torch.tensor(value.values), torch.tensor(stderr.values)
-        torch.testing.assert_close(torch.tensor(lower.values), means - errors)
-        torch.testing.assert_close(torch.tensor(upper.values), means + errors)
+def test_values_alone_stand_in_the_first_group_of_scalars(ask):
+    for tags in ask("plugin/scalars/tags").values():
+        ours = [tag for tag in sorted(tags) if tag.startswith("effcx")]
+        assert sorted(f"effcx/{name}" for name in STANDARD) == ours[: len(STANDARD)]
+        assert not any(tag.startswith("effcx/") for tag in ours[len(STANDARD) :])
 
 
 def test_hyperparameters_that_the_user_does_not_log_stay_out(tmp_path):
@@ -142,13 +148,12 @@ def test_hyperparameters_that_the_user_does_not_log_stay_out(tmp_path):
     assert run.hparams == {}
 
 
-def test_validate_alone_writes_the_measures_without_a_layout(tmp_path):
+def test_validate_alone_writes_the_measures(tmp_path):
     logger = TensorBoardLogger(tmp_path, name="", version="")
     host = trainer(tmp_path, ComplexityMonitor([JacobianNorm()]), logger=logger)
     host.validate(Classifier(), loaders()[1], verbose=False)
     (run,) = load_runs(tmp_path)
     assert "effcx/jacobian_norm" in run.curves
-    assert "effcx_bands/jacobian_norm/lower" not in run.curves
 
 
 def test_hyperparameters_are_flattened_to_what_the_table_takes():

@@ -98,7 +98,7 @@ def test_curves_of_a_study_go_along_its_sizes_which_a_training_s_panel_does_not(
         *((it.get_title("left"), it.get_xlabel(), it.get_xscale()) for it in figure.axes),
         strict=True,
     )
-    assert titles == ("emc/train_error", "m")  # emc itself is a single number
+    assert titles == ("emc.train_error", "m")  # emc itself is a single number
     assert along == ("samples", "step")
     assert scales == ("log", "linear")
     figure.draw_without_rendering()

@@ -56,8 +56,8 @@ def test_means_are_as_precise_as_their_spread_justifies(values, expected):
 
 NAMES = [
     "fisher_rao_norm",
-    "jacobian_norm/probabilities",
-    "transitions/segment",
+    "jacobian_norm.probabilities",
+    "transitions.segment",
     "val_loss",
     "val_acc",
 ]
@@ -113,7 +113,7 @@ def test_names_and_numbers_are_folded_where_columns_do_not_fit_otherwise(wide):
     assert content(text)[2:6] == [
         ["fisher_rao_norm", *["1.00056"] * 5],
         ["", *["± 0.00079"] * 5],
-        ["jacobian_norm/", *["0.10056"] * 5],
+        ["jacobian_norm.", *["0.10056"] * 5],
         ["probabilities", *["± 0.00079"] * 5],
     ]
 

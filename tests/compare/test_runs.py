@@ -131,6 +131,30 @@ def test_what_is_not_scalar_is_left_out(tmp_path):
     assert list(load_runs(tmp_path)[0].curves) == ["loss"]
 
 
+def test_curves_of_version_0_1_are_those_of_today(tmp_path):
+    before = {
+        "effcx/transitions/segment": "effcx/transitions.segment",
+        "effcx/transitions/segment_stderr": "effcx_stderr/transitions.segment",
+        "effcx/transitions/segment/at/0.relu": "effcx_sites/transitions.segment/0.relu",
+        "effcx/seconds/transitions/segment": "effcx_seconds/transitions.segment",
+        "val_loss": "val_loss",
+    }
+    bands = {f"effcx_bands/transitions/segment/{edge}": ramp([0.5]) for edge in ("lower", "upper")}
+    write_events(tmp_path / "old", {tag: ramp([0.0, 1.0]) for tag in before} | bands)
+    write_events(tmp_path / "new", {tag: ramp([0.0, 1.0]) for tag in before.values()})
+    new, old = load_runs(tmp_path)
+    assert new.curves == old.curves
+    assert set(new.curves) == set(before.values())
+
+
+def test_a_run_of_version_0_1_that_was_resumed_since_has_one_curve(tmp_path):
+    write_events(tmp_path, {"effcx/a/b": {0: 0.0, 1: 1.0, 2: 2.0}})
+    time.sleep(0.01)
+    write_events(tmp_path, {"effcx/a.b": {2: 20.0, 3: 30.0}})
+    (run,) = load_runs(tmp_path)
+    assert run.curves == {"effcx/a.b": Curve((0, 1, 2, 3), (0.0, 1.0, 20.0, 30.0))}
+
+
 @pytest.mark.parametrize("missing", [1, 4, 20])
 def test_a_truncated_file_is_named_and_read_up_to_there(tmp_path, missing):
     file = write_events(tmp_path / "a", {"loss": ramp([4.0, 3.0, 2.0])})

@@ -58,8 +58,8 @@ def test_a_study_of_emc_is_a_run_along_the_samples(tmp_path):
     }
     curves = {
         "effcx/emc": Curve((0,), (16.0,), along=""),
-        "effcx/emc/train_error": Curve((8, 16, 32), (0.0, 0.0, 0.25), "samples"),
-        "effcx/emc/test_error": Curve((8, 16, 32), (0.5, 0.75, 0.5), "samples"),
+        "effcx/emc.train_error": Curve((8, 16, 32), (0.0, 0.0, 0.25), "samples"),
+        "effcx/emc.test_error": Curve((8, 16, 32), (0.5, 0.75, 0.5), "samples"),
     }
     assert load_studies(tmp_path) == [Run("studies/emc", hparams, curves, study="emc")]
 
@@ -72,11 +72,11 @@ def test_a_mimic_is_a_run_along_the_hidden_units_of_its_students(tmp_path):
     )
     write_study(tmp_path, "mimic", found, steps=500, bottleneck=None, data="0123456789abcdef")
     curves = {
-        "effcx/mimic/size": Curve((0,), (32.0,), along=""),
-        "effcx/mimic/r2": Curve((8, 32), (0.5, 1.0), "hidden units"),
-        "effcx/mimic/agreement": Curve((8, 32), (0.75, 1.0), "hidden units"),
-        "effcx/mimic/accuracy": Curve((8, 32), (0.75, 0.5), "hidden units"),
-        "effcx/mimic/accuracy_on_labels": Curve((8, 16), (0.5, 0.25), "hidden units"),
+        "effcx/mimic.size": Curve((0,), (32.0,), along=""),
+        "effcx/mimic.r2": Curve((8, 32), (0.5, 1.0), "hidden units"),
+        "effcx/mimic.agreement": Curve((8, 32), (0.75, 1.0), "hidden units"),
+        "effcx/mimic.accuracy": Curve((8, 32), (0.75, 0.5), "hidden units"),
+        "effcx/mimic.accuracy_on_labels": Curve((8, 16), (0.5, 0.25), "hidden units"),
     }
     hparams = {"study": "mimic", "steps": 500.0, "tolerance": 0.05}
     assert load_studies(tmp_path) == [Run(".", hparams, curves, study="mimic")]
@@ -86,8 +86,8 @@ def test_what_is_unknown_of_a_study_is_left_out(tmp_path):
     write_study(tmp_path / "emc", "emc", emc(8, {8: (0.0, None), 16: (0.5, None)}, upper=16))
     write_study(tmp_path / "mimic", "mimic", mimic(Mimicry(8, r2=0.5, agreement=0.5)))
     complexity, size = load_studies(tmp_path)
-    assert set(complexity.curves) == {"effcx/emc", "effcx/emc/train_error"}
-    assert set(size.curves) == {"effcx/mimic/r2", "effcx/mimic/agreement"}
+    assert set(complexity.curves) == {"effcx/emc", "effcx/emc.train_error"}
+    assert set(size.curves) == {"effcx/mimic.r2", "effcx/mimic.agreement"}
 
 
 def test_the_tags_of_studies_are_names_that_no_measure_has(tmp_path):
@@ -102,7 +102,7 @@ def test_the_tags_of_studies_are_names_that_no_measure_has(tmp_path):
     live = {getattr(getattr(metrics, name), "name", "") for name in metrics.__all__}
     assert {"mimic_gap", "training_error"} <= live
     # What torchmetrics call emc is the same number.
-    assert {parse(tag).name.partition("/")[0] for tag in tags} & live == {"emc"}
+    assert {parse(tag).name.partition(".")[0] for tag in tags} & live == {"emc"}
 
 
 # --- in one table
@@ -123,8 +123,8 @@ def test_a_table_shows_what_was_found_and_the_errors_at_the_largest_size(sweep):
     comparison = compare_runs(load_studies(sweep))
     assert [column.name for column in comparison.columns] == [
         "emc",
-        "emc/test_error",
-        "emc/train_error",
+        "emc.test_error",
+        "emc.train_error",
     ]
     finals = [[cell.mean for cell in row.cells.values()] for row in comparison.rows]
     assert finals == [[24.0, 0.5, 0.25]] * 4
@@ -138,7 +138,7 @@ def test_what_is_censored_is_a_lower_bound_also_of_the_mean_over_seeds(tmp_path)
     write_study(tmp_path / "seed_1", "emc", emc(16, ERRORS, upper=32), seed=1)
     (row,) = compare_runs(load_studies(tmp_path)).rows
     assert (row.cells["emc"].mean, row.cells["emc"].at_least) == (24.0, True)
-    assert not row.cells["emc/train_error"].at_least
+    assert not row.cells["emc.train_error"].at_least
 
 
 def test_trainings_and_studies_stand_in_one_table_each_named_by_what_tells_its_kind_apart(sweep):
@@ -158,8 +158,8 @@ def test_trainings_and_studies_stand_in_one_table_each_named_by_what_tells_its_k
     ]
     known = [[name for name, cell in row.cells.items() if cell.n] for row in comparison.rows]
     assert known[0] == ["mimic_gap", "training_error"]
-    assert known[2] == ["emc", "emc/test_error", "emc/train_error"]
-    assert known[6] == ["mimic/agreement", "mimic/r2", "mimic/size"]
+    assert known[2] == ["emc", "emc.test_error", "emc.train_error"]
+    assert known[6] == ["mimic.agreement", "mimic.r2", "mimic.size"]
 
 
 def test_a_training_and_a_study_in_one_folder_are_told_apart(tmp_path):

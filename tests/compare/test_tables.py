@@ -36,18 +36,17 @@ def test_columns_are_measures_then_validation_then_gap():
         "val_acc",
         "train_acc",
         "train_loss",
-        "effcx/transitions/segment",
-        "effcx/transitions/segment/at/relu",
+        "effcx/transitions.segment",
+        "effcx_sites/transitions.segment/relu",
         "effcx/jacobian_norm",
-        "effcx/jacobian_norm_stderr",
-        "effcx/seconds/jacobian_norm",
-        "effcx_bands/jacobian_norm/upper",
+        "effcx_stderr/jacobian_norm",
+        "effcx_seconds/jacobian_norm",
         "lr",
     ]
     comparison = compare_runs([made("a", dict.fromkeys(tags, 1.0))])
     assert names(comparison) == [
         "jacobian_norm",
-        "transitions/segment",
+        "transitions.segment",
         "val_loss",
         "val_acc",
         "gap (accuracy)",
@@ -86,18 +85,44 @@ def test_the_gap_is_of_losses_otherwise_and_also_positive_when_overfitting():
 
 
 def test_patterns_choose_columns_in_their_order():
-    tags = ["val_loss", "val_acc", "effcx/transitions/segment", "effcx/transitions/circle"]
-    tags += ["effcx/a/at/relu", "effcx/seconds/a", "effcx/jacobian_norm"]
+    tags = ["val_loss", "val_acc", "effcx/transitions.segment", "effcx/transitions.circle"]
+    tags += ["effcx_sites/a/relu", "effcx_seconds/a", "effcx/jacobian_norm"]
     runs = [made("a", dict.fromkeys(tags, 1.0))]
     chosen = {
-        ("val_*", "transitions/*"): ["val_acc", "val_loss", *("transitions/" + end for end in
+        ("val_*", "transitions.*"): ["val_acc", "val_loss", *("transitions." + end for end in
                                      ("circle", "segment"))],
-        ("effcx/seconds/*", "effcx/*/at/*"): ["effcx/seconds/a", "effcx/a/at/relu"],
+        ("effcx_seconds/*", "effcx_sites/*"): ["effcx_seconds/a", "effcx_sites/a/relu"],
         ("jacobian_norm", "*norm"): ["jacobian_norm"],
         ("effcx/jacobian_norm",): ["jacobian_norm"],
     }  # fmt: skip
     for patterns, expected in chosen.items():
         assert names(compare_runs(runs, metrics=patterns)) == expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("transitions/*", ["transitions.circle", "transitions.segment"]),
+        ("effcx/transitions/segment", ["transitions.segment"]),
+        ("effcx/norm_stderr", ["effcx_stderr/norm"]),
+        ("effcx/seconds/*", ["effcx_seconds/norm"]),
+        ("effcx/norm/at/*", ["effcx_sites/norm/relu"]),
+        ("effcx/*", ["norm", "transitions.circle", "transitions.segment"]),  # as it is now
+        ("*segment", ["transitions.segment"]),
+    ],
+)
+def test_patterns_that_match_nothing_else_are_those_of_version_0_1(pattern, expected):
+    tags = ["effcx/norm", "effcx/transitions.segment", "effcx/transitions.circle", "val_loss"]
+    tags += ["effcx_stderr/norm", "effcx_sites/norm/relu", "effcx_seconds/norm"]
+    runs = [made("a", dict.fromkeys(tags, 1.0))]
+    assert names(compare_runs(runs, metrics=[pattern])) == expected
+
+
+def test_rows_are_sorted_by_a_column_with_its_name_of_version_0_1_too():
+    runs = [made(path, {"effcx/a.b": value}) for path, value in {"x": 2.0, "y": 1.0}.items()]
+    for sort in ("a.b", "a/b"):
+        rows = compare_runs(runs, sort=sort).rows
+        assert [row.group.label for row in rows] == ["y", "x"]
 
 
 def test_a_pattern_can_ask_for_the_gap():
@@ -106,9 +131,14 @@ def test_a_pattern_can_ask_for_the_gap():
 
 
 def test_a_pattern_that_matches_nothing_lists_what_there_is():
-    tags = ["effcx/jacobian_norm", "effcx/length/at/relu", "effcx/length/at/relu_1", "val_loss"]
+    tags = [
+        "effcx/jacobian_norm",
+        "effcx_sites/length/relu",
+        "effcx_sites/length/relu_1",
+        "val_loss",
+    ]
     message = (
-        r"^No metric matches 'fisher\*'; there is jacobian_norm, effcx/length/at/\*, val_loss\.$"
+        r"^No metric matches 'fisher\*'; there is jacobian_norm, effcx_sites/length/\*, val_loss\.$"
     )
     with pytest.raises(ValueError, match=message):
         compare_runs([made("a", dict.fromkeys(tags, 1.0))], metrics=["val_*", "fisher*"])

@@ -360,12 +360,12 @@ def test_the_metrics_average_their_functions():
     distance, per_site = boundary_distance(network, x), boundary_distance_per_site(network, x)
     finite = per_site["3"][per_site["3"].isfinite()]
     assert_close(found["boundary_distance"], distance.mean())
-    assert_close(found["boundary_distance/at/3"], finite.mean())
+    assert_close(found["boundary_distance/3"], finite.mean())
     generator = torch.Generator().manual_seed(1)
     density = boundary_density(network, x, radius=2.0, directions=4, generator=generator)
     assert_close(found["boundary_density"], density.mean())
     assert_close(found["boundary_density_stderr"], density.std() / 50**0.5)
-    sites = found["boundary_density/at/1"] + found["boundary_density/at/3"]
+    sites = found["boundary_density/1"] + found["boundary_density/3"]
     assert_close(sites, found["boundary_density"])
 
 
@@ -375,8 +375,8 @@ def test_the_distance_is_told_in_units_of_one_over_the_number_of_units():
     metric.update(network, x[:20])
     metric.update(network, x[20:])
     found, distance = metric.compute(), boundary_distance(network, x)
-    assert_close(found["boundary_distance/times_units"], 13 * distance.mean())
-    assert_close(found["boundary_distance/times_units_stderr"], 13 * distance.std() / 50**0.5)
+    assert_close(found["boundary_distance.times_units"], 13 * distance.mean())
+    assert_close(found["boundary_distance.times_units_stderr"], 13 * distance.std() / 50**0.5)
 
 
 def test_networks_of_all_sizes_have_about_one_unit_per_distance():
@@ -388,7 +388,7 @@ def test_networks_of_all_sizes_have_about_one_unit_per_distance():
             nn.init.normal_(layer.bias, 0, 1e-3)
         metric = BoundaryDistance()
         metric.update(network, x / x.norm(dim=1, keepdim=True) * 4)
-        found.append(metric.compute()["boundary_distance/times_units"])
+        found.append(metric.compute()["boundary_distance.times_units"])
     small, large = found
     assert small / 2 < large < 2 * small
 
@@ -400,9 +400,9 @@ def test_a_site_without_boundaries_is_left_out():
     assert set(metric.compute()) == {
         "boundary_distance",
         "boundary_distance_stderr",
-        "boundary_distance/times_units",
-        "boundary_distance/times_units_stderr",
-        "boundary_distance/at/0",
+        "boundary_distance.times_units",
+        "boundary_distance.times_units_stderr",
+        "boundary_distance/0",
     }
 
 
@@ -414,7 +414,7 @@ def test_processes_agree_on_the_number_of_units():
     )
     for metric in (alone, one_of_two):
         metric.update(network, x)
-    key = "boundary_distance/times_units"
+    key = "boundary_distance.times_units"
     assert_close(one_of_two.compute()[key], alone.compute()[key])
 
 

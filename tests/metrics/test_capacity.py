@@ -66,17 +66,17 @@ def test_steps_reach_all_that_they_could():
     metric = CapacityGap(Across())
     metric.update(Staircase(7), torch.tensor([[0.0], [9.0]]))
     found = metric.compute()
-    assert_close(found["capacity_gap/across"], torch.tensor(8 / 7))
-    assert_close(found["capacity_gap/across_share"], torch.tensor(1.0))
+    assert_close(found["capacity_gap.across"], torch.tensor(8 / 7))
+    assert_close(found["capacity_gap.across_share"], torch.tensor(1.0))
 
 
 def test_a_sawtooth_is_exponential_in_its_depth():
     metric = CapacityGap(Across())
     metric.update(Sawtooth(6), torch.tensor([[1e-9], [1 - 1e-9]]))
     found = metric.compute()
-    assert_close(found["capacity_gap/across"], torch.tensor(2**6 / 12))
+    assert_close(found["capacity_gap.across"], torch.tensor(2**6 / 12))
     assert_close(
-        found["capacity_gap/across_share"], torch.tensor(math.log(2**6) / (6 * math.log(3)))
+        found["capacity_gap.across_share"], torch.tensor(math.log(2**6) / (6 * math.log(3)))
     )
 
 
@@ -92,7 +92,7 @@ def test_no_segment_has_more_regions_than_the_capacity(name):
     assert (regions.log() <= region_capacity(network, x).log_regions).all()
     metric = CapacityGap(Segment(points=2), chunk=7)
     metric.update(network, x)
-    share = metric.compute()["capacity_gap/segment_share"]
+    share = metric.compute()["capacity_gap.segment_share"]
     assert 0 <= share <= 1
 
 
@@ -108,12 +108,12 @@ def test_the_gap_is_the_mean_of_regions_per_unit():
             for i, part in enumerate((x, -x), 1)
         ]
     ).double()
-    assert_close(found["capacity_gap/segment"], regions.mean() / 32)
-    assert_close(found["capacity_gap/segment_stderr"], regions.std() / 32 / len(regions) ** 0.5)
+    assert_close(found["capacity_gap.segment"], regions.mean() / 32)
+    assert_close(found["capacity_gap.segment_stderr"], regions.std() / 32 / len(regions) ** 0.5)
     expected = (regions.log() / math.log(17**2)).mean()
-    assert_close(found["capacity_gap/segment_share"], expected)
+    assert_close(found["capacity_gap.segment_share"], expected)
     spread = (regions.log() / math.log(17**2)).std()
-    assert_close(found["capacity_gap/segment_share_stderr"], spread / len(regions) ** 0.5)
+    assert_close(found["capacity_gap.segment_share_stderr"], spread / len(regions) ** 0.5)
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(0, 99))
@@ -134,7 +134,7 @@ def test_processes_agree_on_the_capacity():
     )
     for metric in (alone, one_of_two):
         metric.update(network, x)
-    for key in ("capacity_gap/segment", "capacity_gap/segment_share"):
+    for key in ("capacity_gap.segment", "capacity_gap.segment_share"):
         assert_close(one_of_two.compute()[key], alone.compute()[key])
 
 

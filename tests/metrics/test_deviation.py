@@ -131,8 +131,8 @@ def test_the_metric_is_the_mean_over_paths():
     metric.update(network, x)
     score = metric.compute()
     expected = linear_deviation(network, paths(x, None, torch.Generator().manual_seed(3 + 1)))
-    assert_close(score["linear_deviation/segment"], expected.mean())
-    assert_close(score["linear_deviation/segment_stderr"], expected.std() / 12**0.5)
+    assert_close(score["linear_deviation.segment"], expected.mean())
+    assert_close(score["linear_deviation.segment_stderr"], expected.std() / 12**0.5)
     assert len(score) == 2
 
 

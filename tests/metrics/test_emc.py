@@ -156,8 +156,8 @@ def test_the_metric_computes_the_complexity_its_neighbours_and_the_error_there()
             "emc_lower": 10,
             "emc_upper": 40,
             "emc_censored": 0,
-            "emc/train_error": 0.15,
-            "emc/train_error_stderr": 0.05,
+            "emc.train_error": 0.15,
+            "emc.train_error_stderr": 0.05,
         }
     )
 
@@ -166,7 +166,7 @@ def test_where_it_is_censored_no_upper_bound_is_known():
     found = told(torch.tensor([10, 20]), torch.tensor([0.0, 0.05]))
     assert (found["emc"], found["emc_lower"], found["emc_censored"]) == (20, 10, 1)
     assert found["emc_upper"] == math.inf
-    assert "emc/train_error_stderr" not in found  # of one training
+    assert "emc.train_error_stderr" not in found  # of one training
 
 
 def observe_own_share():

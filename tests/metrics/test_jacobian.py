@@ -307,9 +307,9 @@ def test_what_the_metric_is_told_must_make_sense():
 
 def test_the_name_says_the_variant():
     assert JacobianNorm().name == "jacobian_norm"
-    assert JacobianNorm("probabilities").name == "jacobian_norm/probabilities"
-    assert JacobianNorm(directions=3).name == "jacobian_norm/sampled"
-    assert JacobianNorm("probabilities", 3).name == "jacobian_norm/probabilities_sampled"
+    assert JacobianNorm("probabilities").name == "jacobian_norm.probabilities"
+    assert JacobianNorm(directions=3).name == "jacobian_norm.sampled"
+    assert JacobianNorm("probabilities", 3).name == "jacobian_norm.probabilities_sampled"
 
 
 def test_both_are_what_each_is_by_itself():

@@ -348,12 +348,12 @@ def test_the_metric_has_the_value_the_errors_and_the_pieces_of_each_site():
     assert {key: float(value) for key, value in found.items()} == pytest.approx(
         {
             "lann_complexity": expected.complexity,
-            "lann_complexity/per_input": expected.complexity_per_input,
-            "lann_complexity/pieces": sum(totals.values()) / 11,
-            "lann_complexity/measured_error": expected.measured_error,
-            "lann_complexity/propagated_error": expected.propagated_error,
-            "lann_complexity/at/1": totals["1"],
-            "lann_complexity/at/3": totals["3"],
+            "lann_complexity.per_input": expected.complexity_per_input,
+            "lann_complexity.pieces": sum(totals.values()) / 11,
+            "lann_complexity.measured_error": expected.measured_error,
+            "lann_complexity.propagated_error": expected.propagated_error,
+            "lann_complexity/1": totals["1"],
+            "lann_complexity/3": totals["3"],
         }
     )
 
@@ -371,7 +371,7 @@ def test_a_callable_that_is_no_module_has_no_propagated_error_in_the_metric():
     network = mlp(2, 6, 2, activation=nn.Tanh)
     metric = LANNComplexity(error="measured")
     metric.update(as_function(network), torch.randn(8, 2))
-    assert "lann_complexity/propagated_error" not in metric.compute()
+    assert "lann_complexity.propagated_error" not in metric.compute()
 
 
 # Errors

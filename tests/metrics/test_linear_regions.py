@@ -56,12 +56,12 @@ def test_the_metric_counts_regions_and_the_knots_of_each_site():
     sampled = Transitions(Segment(count=7, points=20_000))
     sampled.update(network, x)
     expected = sampled.compute()
-    name = "linear_regions/segment"
-    assert_close(found[name], 1 + expected["transitions/segment"])
-    sites = [key.removeprefix("transitions/segment") for key in expected if "/at/" in key]
-    assert [key.removeprefix(name) for key in found if "/at/" in key] == sites
+    name = "linear_regions.segment"
+    assert_close(found[name], 1 + expected["transitions.segment"])
+    sites = [key.removeprefix("transitions.segment") for key in expected if "/" in key]
+    assert [key.removeprefix(name) for key in found if "/" in key] == sites
     for site in sites:
-        assert_close(found[name + site], expected["transitions/segment" + site])
+        assert_close(found[name + site], expected["transitions.segment" + site])
 
 
 def test_vertices_are_no_boundaries():
@@ -73,8 +73,8 @@ def test_vertices_are_no_boundaries():
 
 
 def test_the_kind_of_path_is_in_the_name():
-    assert LinearRegions().name == "linear_regions/segment"
-    assert LinearRegions(Arc("same")).name == "linear_regions/arc_same"
+    assert LinearRegions().name == "linear_regions.segment"
+    assert LinearRegions(Arc("same")).name == "linear_regions.arc_same"
 
 
 def test_a_network_that_is_not_piecewise_linear_is_named_with_what_to_do():
@@ -144,8 +144,8 @@ def test_the_metric_with_a_budget_is_named_so_and_estimates_sites_too():
     for metric in (exact, estimate):
         metric.update(network, x)
     exact, found = exact.compute(), estimate.compute()
-    name = "linear_regions/segment"
-    for key in (name, name + "/at/1", name + "/at/3"):
+    name = "linear_regions.segment"
+    for key in (name, name + "/1", name + "/3"):
         error = 5 * found[name + "_estimated_stderr"]
         assert (found[key.replace(name, name + "_estimated")] - exact[key]).abs() < error
     assert found[name + "_estimated"] != exact[name]

@@ -30,10 +30,10 @@ def naive(network, x):
     pairs = [float((a - b).abs().sum()) for i, a in enumerate(codes) for b in codes[:i]]
     return {
         "": len({tuple(row.tolist()) for row in codes}),
-        "/saturated": float(len({tuple(row.tolist()) for row in codes}) == n),
-        "/dead": int((codes == 0).all(0).sum()),
-        "/always_on": int((codes > 0).all(0).sum()),
-        "/hamming": sum(pairs) / len(pairs),
+        ".saturated": float(len({tuple(row.tolist()) for row in codes}) == n),
+        ".dead": int((codes == 0).all(0).sum()),
+        ".always_on": int((codes > 0).all(0).sum()),
+        ".hamming": sum(pairs) / len(pairs),
     }
 
 
@@ -65,18 +65,18 @@ def test_steps_make_one_pattern_each():
     x = torch.tensor([[0.5], [0.6], [1.5], [2.5], [2.7]])
     found = measured(Staircase(4), x)
     # Pairs differ by the steps between them: 0 0 1 2 2.
-    expected = {"": 3, "/saturated": 0, "/dead": 2, "/always_on": 0, "/hamming": 12 / 10}
+    expected = {"": 3, ".saturated": 0, ".dead": 2, ".always_on": 0, ".hamming": 12 / 10}
     assert found == pytest.approx(expected)
 
 
 def test_one_pattern_each_is_saturated_and_one_for_all_is_not():
     network = mlp(4, 64, 3)
-    assert measured(network, torch.randn(9, 4))["/saturated"] == 1
+    assert measured(network, torch.randn(9, 4))[".saturated"] == 1
     network[0].bias.data.fill_(100.0)
-    expected = {"": 1, "/saturated": 0, "/dead": 0, "/always_on": 64, "/hamming": 0}
+    expected = {"": 1, ".saturated": 0, ".dead": 0, ".always_on": 64, ".hamming": 0}
     assert measured(network, torch.randn(9, 4)) == expected
     network[0].bias.data.fill_(-100.0)
-    assert measured(network, torch.randn(9, 4)) == expected | {"/dead": 64, "/always_on": 0}
+    assert measured(network, torch.randn(9, 4)) == expected | {".dead": 64, ".always_on": 0}
 
 
 def test_a_saturated_hard_tanh_is_dead_below_and_on_above():
@@ -84,7 +84,7 @@ def test_a_saturated_hard_tanh_is_dead_below_and_on_above():
         linear(torch.zeros(3, 2), torch.tensor([-2.0, 0.0, 2.0])), nn.Hardtanh()
     )
     found = measured(network, torch.randn(5, 2))
-    assert (found["/dead"], found["/always_on"]) == (1, 2)
+    assert (found[".dead"], found[".always_on"]) == (1, 2)
 
 
 def test_units_that_are_on_at_random_differ_in_half():
@@ -92,18 +92,18 @@ def test_units_that_are_on_at_random_differ_in_half():
     network = nn.Sequential(linear(torch.randn(m, 50)), nn.ReLU())
     # By symmetry each pair differs in a unit with chance 1/2 on average over directions; the mean
     # over pairs of n independent samples spreads by about sqrt(m / 4) / sqrt(n / 2), less here.
-    found = measured(network, torch.randn(n, 50))["/hamming"]
+    found = measured(network, torch.randn(n, 50))[".hamming"]
     assert abs(found - m / 2) < 5 * (m / 4) ** 0.5 / (n / 2) ** 0.5
 
 
 def test_one_sample_has_no_distance():
-    assert "/hamming" not in measured(torch.relu, torch.ones(1, 3))
+    assert ".hamming" not in measured(torch.relu, torch.ones(1, 3))
 
 
 def test_choices_have_patterns_alone():
     x = torch.tensor([[1.0, 2.0], [3.0, 2.0], [5.0, 0.0]])
     found = measured(lambda x: x.amax(1, keepdim=True), x)
-    assert found == {"": 2, "/saturated": 0}
+    assert found == {"": 2, ".saturated": 0}
 
 
 # Slow oracles
@@ -126,10 +126,10 @@ def test_every_pattern_of_few_units_is_found():
     x = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 12)
     assert measured(torch.relu, x) == {
         "": 4096,
-        "/saturated": 1,
-        "/dead": 0,
-        "/always_on": 0,
-        "/hamming": pytest.approx(6 * 4096 / 4095),
+        ".saturated": 1,
+        ".dead": 0,
+        ".always_on": 0,
+        ".hamming": pytest.approx(6 * 4096 / 4095),
     }
 
 

@@ -185,20 +185,20 @@ def test_the_metric_is_the_mean_over_paths_and_sites_add_up_to_it():
     score = metric.compute()
     drawn = paths(x, None, torch.Generator().manual_seed(3 + 1))
     counts = transitions(network, drawn).to(torch.float64)
-    assert_close(score["transitions/segment"], counts.mean(), check_dtype=False)
+    assert_close(score["transitions.segment"], counts.mean(), check_dtype=False)
     assert_close(
-        score["transitions/segment_stderr"], counts.std() / 12**0.5, check_dtype=False, **FLOAT32
+        score["transitions.segment_stderr"], counts.std() / 12**0.5, check_dtype=False, **FLOAT32
     )
-    at_sites = score["transitions/segment/at/1"] + score["transitions/segment/at/3"]
-    assert_close(at_sites, score["transitions/segment"])
+    at_sites = score["transitions.segment/1"] + score["transitions.segment/3"]
+    assert_close(at_sites, score["transitions.segment"])
 
 
 FLOAT32 = {"rtol": 1e-5, "atol": 0}  # counts are kept in float32, which every device has
 
 
 def test_the_name_says_the_path():
-    assert Transitions().name == "transitions/segment"
-    assert Transitions(Arc("same")).name == "transitions/arc_same"
+    assert Transitions().name == "transitions.segment"
+    assert Transitions(Arc("same")).name == "transitions.arc_same"
 
 
 # Errors

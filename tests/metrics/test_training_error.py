@@ -31,13 +31,13 @@ def error_of(network, data, **options):
 def test_the_error_is_the_share_of_wrong_classes():
     x = torch.eye(4)
     assert error_of(nn.Identity(), (x, torch.tensor([0, 1, 2, 2]))) == pytest.approx(
-        {"": 0.25, "_stderr": (0.25 * 0.75 / 4) ** 0.5, "/interpolates": 0}
+        {"": 0.25, "_stderr": (0.25 * 0.75 / 4) ** 0.5, ".interpolates": 0}
     )
     assert error_of(nn.Identity(), (x, torch.arange(4))) == {
         "": 0,
         "_stderr": 0,
-        "/interpolates": 1,
-        "/since": 0,
+        ".interpolates": 1,
+        ".since": 0,
     }
 
 
@@ -114,7 +114,7 @@ def curve(metric, networks):
     for network in networks:
         metric.update(network, torch.zeros(1, 4))
         metric.compute()
-        found.append(metric.compute().get("training_error/since"))
+        found.append(metric.compute().get("training_error.since"))
         metric.reset()
     return [None if since is None else int(since) for since in found]
 
@@ -146,8 +146,8 @@ def test_what_was_not_computed_is_no_measurement():
 def test_every_forward_is_a_measurement():
     metric = own()
     found = [metric(network, torch.zeros(1, 4)) for network in (FORGOTTEN, LEARNT, LEARNT)]
-    assert ["training_error/since" in values for values in found] == [False, True, True]
-    assert int(found[2]["training_error/since"]) == 1
+    assert ["training_error.since" in values for values in found] == [False, True, True]
+    assert int(found[2]["training_error.since"]) == 1
 
 
 def test_a_monitor_shows_when_a_training_has_learnt_its_samples(tmp_path):
@@ -156,10 +156,10 @@ def test_a_monitor_shows_when_a_training_has_learnt_its_samples(tmp_path):
     monitor = ComplexityMonitor([TrainingError(data, epsilon=0.2)], strict=True)
     _, module = fit(tmp_path, monitor, max_epochs=12)
     curve = [entry["values"] for entry in monitor.history]
-    holds = [values["effcx/training_error/interpolates"] for values in curve]
+    holds = [values["effcx/training_error.interpolates"] for values in curve]
     assert holds[-1] == 1
     last = len(holds) - 1 - holds[::-1].index(0) if 0 in holds else -1
-    assert curve[-1]["effcx/training_error/since"] == last + 1 == monitor.history[last + 1]["epoch"]
+    assert curve[-1]["effcx/training_error.since"] == last + 1 == monitor.history[last + 1]["epoch"]
     with observing(module), torch.no_grad():
         x, y = data.tensors
         wrong = (module(x).argmax(1) != y).float().mean()

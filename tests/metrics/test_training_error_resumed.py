@@ -10,7 +10,7 @@ from trainings import Classifier, task, trainer
 from lightning_effcx.callbacks import ComplexityMonitor
 from lightning_effcx.metrics import TrainingError
 
-TAG = "effcx/training_error/since"
+TAG = "effcx/training_error.since"
 KNOWN = [False, False, True, False, True, True, True, True]  # at each epoch
 resuming = pytest.mark.filterwarnings(
     "ignore:Be aware that when using `ckpt_path`, callbacks used",  # Lightning's, both
@@ -48,7 +48,7 @@ def watching(**options):
 
 def seen_by(monitor):
     values = [entry["values"] for entry in monitor.history]
-    return [{t: v for t, v in entry.items() if "/seconds/" not in t} for entry in values]
+    return [{t: v for t, v in entry.items() if "seconds/" not in t} for entry in values]
 
 
 @resuming
@@ -102,7 +102,7 @@ def measured(metric, network):
     metric.update(network, torch.zeros(1, 4))
     found = metric.compute()
     metric.reset()
-    return found.get("training_error/since")
+    return found.get("training_error.since")
 
 
 def test_only_what_is_known_is_remembered():

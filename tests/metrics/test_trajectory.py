@@ -283,22 +283,22 @@ def test_the_metric_is_the_mean_over_paths_at_the_output_and_at_every_site():
     metric.update(network, x)
     score = metric.compute()
     lengths = trajectory_length(network, paths(x, None, torch.Generator().manual_seed(3 + 1)))
-    assert_close(score["trajectory_length/segment"], lengths["output"].mean().detach())
+    assert_close(score["trajectory_length.segment"], lengths["output"].mean().detach())
     stderr = lengths["output"].std().detach() / 12**0.5
-    assert_close(score["trajectory_length/segment_stderr"], stderr)
-    assert_close(score["trajectory_length/segment/at/input"], lengths["input"].mean())
-    assert_close(score["trajectory_length/segment/at/1"], lengths["1"].mean().detach())
+    assert_close(score["trajectory_length.segment_stderr"], stderr)
+    assert_close(score["trajectory_length.segment/input"], lengths["input"].mean())
+    assert_close(score["trajectory_length.segment/1"], lengths["1"].mean().detach())
     assert len(score) == 4
 
 
 def test_the_exact_metric_is_named_so():
     network, x = mlp(3, 8, 2), torch.randn(20, 3)
     metric = TrajectoryLength(exact=True, seed=3)
-    assert metric.name == "trajectory_length/segment_exact"
+    assert metric.name == "trajectory_length.segment_exact"
     metric.update(network, x)
     path = Segment(points=2)(x, None, torch.Generator().manual_seed(3 + 1))
     expected = trajectory_length(network, path, exact=True)["output"].mean()
-    assert_close(metric.compute()["trajectory_length/segment_exact"], expected)
+    assert_close(metric.compute()["trajectory_length.segment_exact"], expected)
 
 
 @pytest.mark.parametrize("exact", [False, True])
@@ -308,12 +308,12 @@ def test_growth_is_the_product_of_what_each_site_adds(exact):
     for metric in (length, growth):
         metric.update(network, x)
     lengths, found = length.compute(), growth.compute()
-    sites = {key.partition("/at/")[2]: value for key, value in lengths.items() if "/at/" in key}
+    sites = {key.partition("/")[2]: value for key, value in lengths.items() if "/" in key}
     total = lengths[length.name] / sites["input"]
     assert_close(found[growth.name], total)
-    assert_close(found[growth.name + "/at/1"], sites["1"] / sites["input"])
-    assert_close(found[growth.name + "/at/3"], sites["3"] / sites["1"])
-    assert growth.name + "/at/input" not in found
+    assert_close(found[growth.name + "/1"], sites["1"] / sites["input"])
+    assert_close(found[growth.name + "/3"], sites["3"] / sites["1"])
+    assert growth.name + "/input" not in found
 
 
 def test_an_isometry_does_not_grow_and_a_scaling_grows_by_its_factor():
@@ -321,8 +321,8 @@ def test_an_isometry_does_not_grow_and_a_scaling_grows_by_its_factor():
         metric = TrajectoryGrowth()
         metric.update(network, torch.randn(9, 4))
         found = metric.compute()
-        assert_close(found["trajectory_growth/segment"], torch.tensor(factor))
-        assert_close(found["trajectory_growth/segment_stderr"], torch.tensor(0.0))
+        assert_close(found["trajectory_growth.segment"], torch.tensor(factor))
+        assert_close(found["trajectory_growth.segment_stderr"], torch.tensor(0.0))
 
 
 def test_the_error_of_a_growth_is_that_of_repeated_draws():
@@ -332,8 +332,8 @@ def test_the_error_of_a_growth_is_that_of_repeated_draws():
         metric = TrajectoryGrowth(OriginLine(count=40))  # one path for each sample: independent
         metric.update(network, part)
         found.append(metric.compute())
-    growths = torch.stack([f["trajectory_growth/origin_line"] for f in found])
-    told = torch.stack([f["trajectory_growth/origin_line_stderr"] for f in found]).mean()
+    growths = torch.stack([f["trajectory_growth.origin_line"] for f in found])
+    told = torch.stack([f["trajectory_growth.origin_line_stderr"] for f in found]).mean()
     assert 0.8 < told / growths.std() < 1.25  # a hundred repetitions know their spread to 7 %
 
 
@@ -343,8 +343,8 @@ def test_nothing_grows_after_units_that_are_all_dead():
     metric = TrajectoryGrowth()
     metric.update(network, torch.randn(9, 3))
     found = metric.compute()
-    assert found["trajectory_growth/segment"] == found["trajectory_growth/segment/at/1"] == 0
-    assert "trajectory_growth/segment/at/3" not in found
+    assert found["trajectory_growth.segment"] == found["trajectory_growth.segment/1"] == 0
+    assert "trajectory_growth.segment/3" not in found
 
 
 # Errors
