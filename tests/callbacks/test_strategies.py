@@ -72,7 +72,7 @@ def launch(strategy, folder, seconds=240):
 
 def values(entry):
     """What was measured, without what it cost."""
-    measured = {tag: value for tag, value in entry.items() if tag.startswith("effcx/")}
+    measured = {tag: value for tag, value in entry.items() if tag.startswith("effcx")}
     return {tag: value for tag, value in measured.items() if "seconds/" not in tag}
 
 
