@@ -22,6 +22,7 @@ from lightning_effcx.callbacks.hosts import (
     rank_zero_info,
     step_of,
 )
+from lightning_effcx.callbacks.loggers import hand_out
 from lightning_effcx.callbacks.probe import Probe
 from lightning_effcx.callbacks.ranks import gather, together
 from lightning_effcx.callbacks.schedules import Every
@@ -134,6 +135,7 @@ class ComplexityMonitor(Callback):
         self._clock = Budget(budget)
         self._guard = Guard(strict=strict)
         self._chosen = False
+        self._unlogged: tuple[dict[str, float], int] | None = None
 
     @property
     @override
@@ -259,10 +261,15 @@ class ComplexityMonitor(Callback):
                 self._measure(trainer, pl_module, step_of(trainer), pl_module.log)
 
     @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._log(trainer)  # now it is known whether the module logs a step of its own
+
+    @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.enable_validation and self._is_due():
             with averaged(trainer, pl_module, trainer.callbacks):  # type: ignore[union-attr]
                 self._measure(trainer, pl_module, step_of(trainer) - 1, pl_module.log)
+            self._log(trainer)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -270,6 +277,7 @@ class ComplexityMonitor(Callback):
             after = dropwhile(lambda callback: callback is not self, trainer.callbacks)  # type: ignore[union-attr]
             with averaged(trainer, pl_module, after):
                 self._measure(trainer, pl_module, step_of(trainer) - 1)
+            self._log(trainer)
 
     def _is_due(self) -> bool:
         count = self._validations
@@ -347,7 +355,7 @@ class ComplexityMonitor(Callback):
         step: int,
         log: Callable[..., None] | None = None,
     ) -> None:
-        """Measure and log: through the module, or where that is not allowed to each logger."""
+        """Measure, hand the values to callbacks that watch them, and keep them for the loggers."""
         values: dict[str, float] = {}
         with self._clock.spending(), observing_silently(pl_module):
             seen = self._look(trainer, pl_module)
@@ -366,14 +374,24 @@ class ComplexityMonitor(Callback):
                         if self.detail or tag.grain != "site"
                     }
                     values[str(Tag(name, "seconds"))] = gather(seconds)[0]
+        is_training = trainer.state.fn == "fit"
         if log is None:
             trainer.callback_metrics.update(_tensors(values))
-            for logger in trainer.loggers if trainer.is_global_zero else []:
-                logger.log_metrics(values, step=step)
         else:
             for tag, value in values.items():
-                log(tag, value, sync_dist=True)  # every rank has the same
+                # Every rank has the same. What a `validate` returns is what goes to loggers.
+                log(tag, value, sync_dist=True, logger=False if is_training else None)
+        if is_training:
+            trainer.logged_metrics.update(_tensors(values))
+            epoch = {} if log is None else {"epoch": trainer.current_epoch}
+            self._unlogged = values | epoch, step
         self.history.append({"epoch": trainer.current_epoch, "step": step, "values": values})
+
+    def _log(self, trainer: Trainer) -> None:
+        """Hand what was measured to the loggers."""
+        if self._unlogged is not None:
+            hand_out(trainer, *self._unlogged, self._guard)
+        self._unlogged = None
 
 
 def _tensors(values: Mapping[str, float]) -> dict[str, Tensor]:
