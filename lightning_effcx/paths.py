@@ -6,11 +6,13 @@ metric keeps: they choose points among the samples and draw the paths, in the sa
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
+
+from lightning_effcx.options import check_count, check_number, check_word
 
 
 def segment(
@@ -40,6 +42,7 @@ def arc(
         points: Equidistant vertices.
         turn: How far: 0.25 ends at `b`, 0.5 at `-a`, and 1 is the whole circle.
     """
+    _check_turn(turn)
     tau = 2 * math.pi * turn * _along(a, points)
     return torch.cos(tau) * a[:, None] + torch.sin(tau) * b[:, None]
 
@@ -71,6 +74,7 @@ def translation(x: Float[Tensor, "s ..."], *, steps: int = 1) -> Float[Tensor, "
         x: Images, `(s, ..., width)`.
         steps: Vertices per pixel, so that there are `p = width * steps + 1` of them.
     """
+    check_count("steps", steps)
     width = x.shape[-1]
     shifts = torch.stack([x.roll(shift, -1) for shift in range(width)], 1)  # (s, width, ...)
     t = (torch.arange(steps, dtype=x.dtype, device=x.device) / steps).reshape(
@@ -88,6 +92,7 @@ def origin_line(x: Float[Tensor, "s ..."], *, decades: int = 3) -> Float[Tensor,
     Hanin and Rolnick, "Complexity of Linear Regions in Deep Networks", ICML 2019, count the regions
     on the whole of this line.
     """
+    check_count("decades", decades, least=0)
     out = 10.0 ** torch.arange(decades + 1, dtype=x.dtype, device=x.device)
     t = torch.cat([-out.flip(0), out])
     return t.reshape(1, -1, *[1] * (x.dim() - 1)) * x[:, None]
@@ -111,6 +116,7 @@ def pairs(
         >>> pairs(torch.tensor([0, 1, 0]), 5, same=True)
         tensor([[0, 2]])
     """
+    check_count("count", count)
     if len(y) < 2:  # noqa: PLR2004 a pair
         raise ValueError(f"a pair takes two samples, but there is {len(y)}: use more samples.")
     found = torch.triu_indices(len(y), len(y), 1).T
@@ -179,7 +185,9 @@ class Segment:
     stem: ClassVar[str] = "segment"
 
     def __post_init__(self) -> None:
-        _check(count=(self.count, 1), points=(self.points, 2))
+        check_word("between", self.between, *get_args(Between))
+        check_count("count", self.count)
+        check_count("points", self.points, least=2)
 
     @property
     def name(self) -> str:
@@ -205,6 +213,10 @@ class Arc(Segment):
     turn: float = 0.25
     stem: ClassVar[str] = "arc"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_turn(self.turn)
+
     def __call__(self, x: Tensor, y: Tensor | None, generator: Generator) -> Tensor:
         """Draw arcs through pairs of samples."""
         return arc(*_chosen(x, y, self, generator), points=self.points, turn=self.turn)
@@ -224,7 +236,8 @@ class Ellipse:
     name: ClassVar[str] = "ellipse"
 
     def __post_init__(self) -> None:
-        _check(count=(self.count, 1), points=(self.points, 4))
+        check_count("count", self.count)
+        check_count("points", self.points, least=4)
 
     def __call__(self, x: Tensor, y: Tensor | None, generator: Generator) -> Tensor:
         """Draw ellipses through three different samples each."""
@@ -249,7 +262,8 @@ class Translation:
     name: ClassVar[str] = "translation"
 
     def __post_init__(self) -> None:
-        _check(count=(self.count, 1), steps=(self.steps, 1))
+        check_count("count", self.count)
+        check_count("steps", self.steps)
 
     def __call__(self, x: Tensor, y: Tensor | None, generator: Generator) -> Tensor:
         """Translate each image once around."""
@@ -276,7 +290,8 @@ class OriginLine:
     name: ClassVar[str] = "origin_line"
 
     def __post_init__(self) -> None:
-        _check(count=(self.count, 1), decades=(self.decades, 0))
+        check_count("count", self.count)
+        check_count("decades", self.decades, least=0)
 
     def __call__(self, x: Tensor, y: Tensor | None, generator: Generator) -> Tensor:
         """Draw the line through the origin and each sample."""
@@ -308,11 +323,10 @@ def classes_of(y: Tensor | None) -> Tensor:
 
 def _along(like: Tensor, points: int) -> Tensor:
     """`points` numbers from 0 to 1, of the shape `(1, p, 1, ...)` that paths broadcast with."""
+    check_count("points", points)
     t = torch.linspace(0, 1, points, dtype=like.dtype, device=like.device)
     return t.reshape(1, -1, *[1] * (like.dim() - 1))
 
 
-def _check(**given: tuple[int, int]) -> None:
-    for name, (value, least) in given.items():
-        if value < least:
-            raise ValueError(f"{name}={value}: expected at least {least}.")
+def _check_turn(turn: float) -> None:
+    check_number("turn", turn, math.isfinite, "a number of turns, such as 0.25")

@@ -16,7 +16,7 @@ from lightning_effcx import metrics
 ROOT = Path(lightning_effcx.__file__).parent
 # Lowest first; imports point down. What stands in one line is one floor.
 FLOORS = [
-    {"tags", "figures", "reading"},
+    {"tags", "figures", "reading", "options"},
     {
         "shards",
         "observe",

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
+from lightning_effcx.options import check_number
+
 
 class Budget:
     """Keeps the time of measurements below a share of the time since the start.
@@ -16,11 +18,9 @@ class Budget:
     """
 
     def __init__(self, share: float | None = None) -> None:
-        if share is not None and not 0 < share < 1:
-            raise ValueError(
-                f"budget={share!r}: expected a share of the training's time between 0 and 1, such "
-                "as 0.05."
-            )
+        if share is not None:
+            expected = "a share of the training's time between 0 and 1, such as 0.05"
+            check_number("budget", share, lambda given: 0 < given < 1, expected)
         self.share = share
         self.start()
 

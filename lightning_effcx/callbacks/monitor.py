@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import dropwhile, takewhile
+from numbers import Integral
 from time import perf_counter
 from typing import Any, Literal, NamedTuple
 
@@ -31,6 +32,7 @@ from lightning_effcx.callbacks.standard import candidates, suited
 from lightning_effcx.callbacks.tensorboard import declare
 from lightning_effcx.capture import captured
 from lightning_effcx.observe import Network, check_finite
+from lightning_effcx.options import check_count, check_kind, check_seed, check_switch, refusal
 from lightning_effcx.tags import Tag, check_name, of_key, renewed, slashed
 from lightning_effcx.views import at_samples
 
@@ -106,12 +108,17 @@ class ComplexityMonitor(Callback):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not isinstance(samples, int):
-            raise TypeError(f"samples={samples!r}: expected a whole number.")
-        if samples < 1:
-            raise ValueError(f"samples={samples}: expected at least 1.")
+        check_count("samples", samples)
+        check_switch("detail", detail)
+        _check_choices(network, batch, output)
+        check_count("loader", loader, least=0)
+        check_kind("name", name, str, "text, such as 'encoder'")
         if name:
             check_name(f"{name}_measure")
+        if hparams is not None:
+            check_kind("hparams", hparams, Mapping, "values by name, such as {'width': 64}")
+        check_switch("strict", strict)
+        check_seed(seed)
         self.metrics = candidates(seed) if metrics is None else named(metrics)
         self.samples = samples
         self.every = every if callable(every) or every == "end" else Every(every)
@@ -392,6 +399,20 @@ class ComplexityMonitor(Callback):
         if self._unlogged is not None:
             hand_out(trainer, *self._unlogged, self._guard)
         self._unlogged = None
+
+
+def _check_choices(network: Any, batch: Any, output: Any) -> None:
+    """Refuse what says neither which network, nor which input, nor which output is meant."""
+    # A part can be called as well, but with the input alone.
+    is_part = isinstance(network, torch.nn.Module)
+    if is_part or not (network is None or isinstance(network, str) or callable(network)):
+        expected = "the name of a part of the module, or a function (module, x) -> outputs"
+        raise refusal(TypeError, "network", network, expected)
+    if not (batch is None or callable(batch)):
+        expected = "a function of a batch that returns the input, or (input, target)"
+        raise refusal(TypeError, "batch", batch, expected)
+    if output is not None:
+        check_kind("output", output, (str, Integral), "the name of an output, or its index")
 
 
 def _tensors(values: Mapping[str, float]) -> dict[str, Tensor]:

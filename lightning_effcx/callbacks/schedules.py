@@ -2,7 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
+from numbers import Integral
 from typing import TypeAlias
+
+from lightning_effcx.options import check_count, check_kind, check_number
 
 Schedule: TypeAlias = Callable[[int], bool]
 """Maps the number of validations so far, 0 at the first, to whether this one is measured."""
@@ -20,13 +24,9 @@ class Every:
     interval: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.interval, int):
-            raise TypeError(
-                f"every={self.interval!r}: expected a whole number, a function of the number of "
-                "validations so far, or 'end'."
-            )
-        if self.interval < 1:
-            raise ValueError(f"every={self.interval}: expected at least 1.")
+        expected = "a whole number, a function of the number of validations so far, or 'end'"
+        check_kind("every", self.interval, Integral, expected)
+        check_count("every", self.interval)
 
     def __call__(self, count: int) -> bool:
         """Tell whether to measure after `count` validations."""
@@ -45,8 +45,7 @@ class Geometric:
     factor: float = 1.5
 
     def __post_init__(self) -> None:
-        if self.factor <= 1:
-            raise ValueError(f"factor={self.factor}: expected more than 1.")
+        check_number("factor", self.factor, lambda given: 1 < given < inf, "more than 1")
 
     def __call__(self, count: int) -> bool:
         """Tell whether to measure after `count` validations."""

@@ -12,6 +12,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from lightning_effcx.draws import Draws
 from lightning_effcx.observe import Network, observing
+from lightning_effcx.options import check_count, check_seed, refusal
 from lightning_effcx.paths import Paths, Segment, origins
 from lightning_effcx.tags import STDERR, site_key
 from lightning_effcx.views import at_samples, varies
@@ -76,8 +77,7 @@ class NetworkMetric(Metric):
 
     def __init__(self, *, chunk: int = 1024, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if chunk < 1:
-            raise ValueError(f"chunk={chunk}: expected at least 1 row.")
+        check_count("chunk", chunk, of=" row")
         self.chunk = chunk
         # A MetricCollection shares one state among metrics whose states agree after the first
         # batch, which two counts easily do by chance. NaN agrees with nothing, itself included.
@@ -129,6 +129,7 @@ class SampleMetric(NetworkMetric):
 
     def __init__(self, *, seed: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        check_seed(seed)
         self.seed = seed
         self.sites: tuple[str, ...] = ()
         self.add_state("scores", default=[], dist_reduce_fx="cat")
@@ -223,6 +224,8 @@ class PathMetric(SampleMetric):
     def __init__(self, paths: Paths | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.paths = self.by_default if paths is None else paths
+        if isinstance(self.paths, type) or not isinstance(self.paths, Paths):
+            raise refusal(TypeError, "paths", self.paths, "what draws paths, such as Segment()")
 
     @property
     def name(self) -> str:

@@ -41,6 +41,7 @@ from lightning_effcx.affine import bends
 from lightning_effcx.draws import Draws
 from lightning_effcx.metrics.base import SampleMetric
 from lightning_effcx.observe import Network, in_precision
+from lightning_effcx.options import check_count, check_number
 from lightning_effcx.pieces import pieces
 from lightning_effcx.tags import site_key
 
@@ -105,8 +106,7 @@ def boundary_distance_per_site(
         x: The samples.
         chunk: As in `boundary_distance`.
     """
-    if chunk < 1:
-        raise ValueError(f"chunk={chunk}: expected at least 1 row.")
+    check_count("chunk", chunk, of=" row")
     network = in_precision(network, torch.float64)
     samples = max(1, chunk // (x.shape[1:].numel() + 2))
     parts = [_distances(network, part, chunk) for part in x.to(torch.float64).split(samples)]
@@ -193,10 +193,8 @@ def _chords(draws: Draws, count: int, d: int) -> Tensor:
 
 
 def _check(radius: float, directions: int) -> None:
-    if not 0 < radius < float("inf"):
-        raise ValueError(f"radius={radius}: expected a positive number.")
-    if directions < 1:
-        raise ValueError(f"directions={directions}: expected at least 1.")
+    check_number("radius", radius, lambda given: 0 < given < torch.inf, "a positive number")
+    check_count("directions", directions)
 
 
 def _none(x: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from lightning_effcx.options import check_number
 from lightning_effcx.tags import STDERR
 
 Numbers: TypeAlias = float | Sequence[float] | Tensor
@@ -102,8 +103,8 @@ def is_fitted(error: Tensor, epsilon: float) -> Tensor:
 
 def check_epsilon(epsilon: float) -> None:
     """Refuse what is no error that a training could be allowed."""
-    if not 0 <= epsilon < 1:
-        raise ValueError(f"epsilon={epsilon}: expected an error of at least 0 and below 1.")
+    expected = "an error of at least 0 and below 1"
+    check_number("epsilon", epsilon, lambda given: 0 <= given < 1, expected)
 
 
 def _observed(n: Numbers, train_error: Numbers) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float
@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from lightning_effcx.draws import Draws
 from lightning_effcx.metrics.base import SampleMetric
 from lightning_effcx.observe import Network, differentiating, evaluate
+from lightning_effcx.options import check_kind, check_switch, check_word
 from lightning_effcx.paths import classes_of
 from lightning_effcx.sites import without_wrappers
 from lightning_effcx.views import as_called
@@ -86,7 +87,7 @@ def fisher_rao_norm(
             "the Fisher-Rao norm is about a network's parameters: expected a torch.nn.Module, "
             f"got a {type(network).__name__}."
         )
-    _check(distribution)
+    _check(distribution, parameters)
     theta = _matching(network, parameters)
     with differentiating():
         x = x.clone() if x.is_inference() else x  # autograd refuses it
@@ -116,7 +117,8 @@ class FisherRaoNorm(SampleMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        _check(distribution)
+        _check(distribution, parameters)
+        check_switch("empirical", empirical)
         self.distribution: Distribution = distribution
         self.empirical = empirical
         self.parameters_matching = parameters
@@ -149,9 +151,10 @@ class FisherRaoNorm(SampleMetric):
         return norm, stderr / (2 * norm)
 
 
-def _check(distribution: str) -> None:
-    if distribution not in {"categorical", "gaussian"}:
-        raise ValueError(f"distribution={distribution!r}: expected 'categorical' or 'gaussian'.")
+def _check(distribution: Distribution, parameters: str | None) -> None:
+    check_word("distribution", distribution, *get_args(Distribution))
+    if parameters is not None:
+        check_kind("parameters", parameters, str, "a pattern of their names, such as '*.weight'")
 
 
 def _categorical(f: Tensor, t: Tensor, y: Tensor | None) -> Tensor:

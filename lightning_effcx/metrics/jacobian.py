@@ -17,7 +17,7 @@ output, averaged over test points. Random directions are those of Hoffman, Rober
 Learning with Jacobian Regularization", 2019.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float
@@ -26,13 +26,17 @@ from torch import Generator, Tensor
 from lightning_effcx.draws import Draws
 from lightning_effcx.metrics.base import SampleMetric
 from lightning_effcx.observe import Network, differentiating, evaluate
+from lightning_effcx.options import check_count, check_word
+
+Of: TypeAlias = Literal["outputs", "probabilities"]
+OfBoth: TypeAlias = Literal["outputs", "probabilities", "both"]
 
 
 def jacobian_norm(
     network: Network,
     x: Float[Tensor, "n ..."],
     *,
-    of: Literal["outputs", "probabilities"] = "outputs",
+    of: Of = "outputs",
     directions: int | None = None,
     generator: Generator | Draws | None = None,
 ) -> Float[Tensor, " n"]:
@@ -51,7 +55,8 @@ def jacobian_norm(
         >>> jacobian_norm(lambda x: 2 * x, torch.zeros(1, 3))  # 2 * sqrt(3)
         tensor([3.4641])
     """
-    _check(of, directions)
+    check_word("of", of, *get_args(Of))
+    _check_directions(directions)
     keep_graph = torch.is_grad_enabled()
     with differentiating(), torch.enable_grad():
         # A fresh leaf, also where x itself was made in inference mode; a caller's graph goes on.
@@ -120,18 +125,19 @@ class JacobianNorm(SampleMetric):
 
     def __init__(
         self,
-        of: Literal["outputs", "probabilities", "both"] = "outputs",
+        of: OfBoth = "outputs",
         directions: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        check_word("of", of, *get_args(OfBoth))
+        _check_directions(directions)
         if of == "both" and directions is not None:
             raise ValueError(
                 f"of='both' is exact, but directions={directions}: take two metrics, of='outputs' "
                 "and of='probabilities'."
             )
-        _check("outputs" if of == "both" else of, directions)
-        self.of: Literal["outputs", "probabilities", "both"] = of
+        self.of: OfBoth = of
         self.directions = directions
         self.beside = (".probabilities",) if of == "both" else ()
 
@@ -152,11 +158,9 @@ class JacobianNorm(SampleMetric):
         return norms, {}
 
 
-def _check(of: str, directions: int | None) -> None:
-    if of not in {"outputs", "probabilities"}:
-        raise ValueError(f"of={of!r}: expected 'outputs' or 'probabilities'.")
-    if directions is not None and directions < 1:
-        raise ValueError(f"directions={directions}: expected at least 1, or None for all.")
+def _check_directions(directions: int | None) -> None:
+    if directions is not None:
+        check_count("directions", directions, of=", or None for all")
 
 
 def _probabilities(y: Tensor) -> Tensor:

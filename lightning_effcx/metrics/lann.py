@@ -32,7 +32,7 @@ layer. Kinked units count with their own pieces, a window of max pooling with on
 import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float
@@ -44,6 +44,7 @@ from lightning_effcx.greedy import Greedy
 from lightning_effcx.layers import layers
 from lightning_effcx.metrics.base import NetworkMetric
 from lightning_effcx.observe import Network, differentiating, observing
+from lightning_effcx.options import check_count, check_number, check_switch, check_word
 from lightning_effcx.own import as_one
 from lightning_effcx.substitution import Substituted, difference
 from lightning_effcx.tags import site_key
@@ -109,7 +110,9 @@ def lann_complexity(  # noqa: PLR0913 each is one thing that users may choose
         >>> [round(p, 1) for p in found.tangents["1"][0].tolist()], found.complexity  # log 3
         ([-1.4, 0.0, 1.4], 1.098...)
     """
-    _check(tolerance, error, candidates, chunk)
+    _check(tolerance, error, share_positions)
+    check_count("candidates", candidates, of=" sample")
+    check_count("chunk", chunk, of=" row")
     if not len(x):
         raise ValueError("x has no samples, expected at least one sample to approximate at.")
     with torch.no_grad(), differentiating(), as_one(network):
@@ -185,7 +188,7 @@ class LANNComplexity(NetworkMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        _check(tolerance, error, 1, self.chunk)
+        _check(tolerance, error, share_positions)
         self.tolerance = tolerance
         self.error: Error = error
         self.share_positions = share_positions
@@ -231,15 +234,10 @@ class LANNComplexity(NetworkMetric):
         return dict(zip(self.keys, mean, strict=True))
 
 
-def _check(tolerance: float, error: str, candidates: int, chunk: int) -> None:
-    if not tolerance > 0:
-        raise ValueError(f"tolerance={tolerance}: expected a positive number.")
-    if error not in {"propagated", "measured"}:
-        raise ValueError(f"error={error!r}: expected 'propagated' or 'measured'.")
-    if candidates < 1:
-        raise ValueError(f"candidates={candidates}: expected at least 1 sample.")
-    if chunk < 1:
-        raise ValueError(f"chunk={chunk}: expected at least 1 row.")
+def _check(tolerance: float, error: Error, share_positions: bool) -> None:  # noqa: FBT001 as given
+    check_number("tolerance", tolerance, lambda given: given > 0, "a positive number")
+    check_word("error", error, *get_args(Error))
+    check_switch("share_positions", share_positions)
 
 
 def _without_curves(found: Collection[str]) -> ValueError:

@@ -41,6 +41,7 @@ from lightning_effcx.metrics.student import (
     split_samples,
 )
 from lightning_effcx.observe import Network, observing
+from lightning_effcx.options import check_seed, check_switch
 from lightning_effcx.tags import STDERR
 from lightning_effcx.views import at_samples
 
@@ -183,6 +184,8 @@ class MimicGap(NetworkMetric):
         check_widths(hidden, bottleneck)
         check_steps(steps)
         check_share(held_out)
+        check_switch("centred", centred)
+        check_seed(seed)
         self.hidden = hidden
         self.bottleneck = bottleneck
         self.steps = steps

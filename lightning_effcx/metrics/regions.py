@@ -35,6 +35,7 @@ from torch import Generator, Tensor
 from lightning_effcx.draws import Draws
 from lightning_effcx.metrics.base import PathMetric
 from lightning_effcx.observe import Network
+from lightning_effcx.options import check_count, check_number
 from lightning_effcx.paths import Paths, Segment
 from lightning_effcx.pieces import pieces
 from lightning_effcx.units import Site, listen, without_units
@@ -240,10 +241,11 @@ def _check(budget: int | None, share: float | None) -> None:
             f"budget={budget}, share={share}: expected one of them, a number of knots of each path "
             "or a share of its length."
         )
-    if budget is not None and budget < 1:
-        raise ValueError(f"budget={budget}: expected at least 1 knot of each path.")
-    if share is not None and not 0 < share <= 1:
-        raise ValueError(f"share={share}: expected more than 0 and at most 1, the whole path.")
+    if budget is not None:
+        check_count("budget", budget, of=" knot of each path")
+    if share is not None:
+        expected = "more than 0 and at most 1, the whole path"
+        check_number("share", share, lambda given: 0 < given <= 1, expected)
 
 
 def _none(path: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from lightning_effcx.observe import Network, differentiating, evaluate
+from lightning_effcx.options import check_count, check_number, check_seed, check_switch
 from lightning_effcx.views import at_samples
 
 _RATE = 0.1  # of the steps, relative to how large the weights are at the start
@@ -46,6 +47,7 @@ class ShallowStudent(nn.Module):
     ) -> None:
         super().__init__()
         check_widths(hidden, bottleneck)
+        check_seed(seed)
         generator = Generator().manual_seed(seed)
         rank = inputs if bottleneck is None else bottleneck
         self.activation = activation
@@ -75,16 +77,14 @@ def _layer(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
 
 def check_widths(hidden: int, bottleneck: int | None) -> None:
     """Refuse a student without units."""
-    if hidden < 1:
-        raise ValueError(f"hidden={hidden}: expected at least 1 unit.")
-    if bottleneck is not None and bottleneck < 1:
-        raise ValueError(f"bottleneck={bottleneck}: expected at least 1, or None for none.")
+    check_count("hidden", hidden, of=" unit")
+    if bottleneck is not None:
+        check_count("bottleneck", bottleneck, of=", or None for none")
 
 
 def check_steps(steps: int) -> None:
     """Refuse to fit without a step."""
-    if steps < 1:
-        raise ValueError(f"steps={steps}: expected at least 1.")
+    check_count("steps", steps)
 
 
 def fit_student(  # noqa: PLR0913 each is one thing that users may choose
@@ -124,6 +124,7 @@ def fit_student(  # noqa: PLR0913 each is one thing that users may choose
         True
     """
     check_steps(steps)
+    check_seed(seed)
     if not len(x):
         raise ValueError("x has no samples, expected at least one sample to fit the student at.")
     with torch.no_grad(), differentiating():
@@ -226,8 +227,8 @@ def _solve(student: ShallowStudent, x: Tensor, z: Tensor) -> None:
 
 def logits(network: Network, x: Tensor, chunk: int, *, centred: bool) -> Tensor:
     """Evaluate a network in float64, as far as its device has that; without a gradient."""
-    if chunk < 1:
-        raise ValueError(f"chunk={chunk}: expected at least 1 row.")
+    check_count("chunk", chunk, of=" row")
+    check_switch("centred", centred)
     with torch.no_grad():
         parts = torch.arange(len(x)).split(chunk)
         outputs = torch.cat([evaluate(at_samples(network, part), x[part]) for part in parts])
@@ -250,5 +251,4 @@ def split_samples(samples: int, held_out: float, seed: int) -> tuple[Tensor, Ten
 
 def check_share(held_out: float) -> None:
     """Refuse to hold out nothing or everything."""
-    if not 0 < held_out < 1:
-        raise ValueError(f"held_out={held_out}: expected a share between 0 and 1.")
+    check_number("held_out", held_out, lambda given: 0 < given < 1, "a share between 0 and 1")

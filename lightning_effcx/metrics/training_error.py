@@ -10,6 +10,7 @@ Nakkiran, Kaplun, Bansal, Yang, Barak, Sutskever, "Deep Double Descent: Where Bi
 Data Hurt", ICLR 2020.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from lightning_effcx.decisions import decisions
 from lightning_effcx.metrics.base import NetworkMetric
 from lightning_effcx.metrics.emc import check_epsilon, is_fitted
 from lightning_effcx.observe import Network, check_finite, evaluate, observing
+from lightning_effcx.options import check_count, check_number, check_seed
 from lightning_effcx.structures import structure
 from lightning_effcx.tags import STDERR
 from lightning_effcx.views import varies
@@ -75,8 +77,10 @@ class TrainingError(NetworkMetric):
     ) -> None:
         super().__init__(**kwargs)
         check_epsilon(epsilon)
-        if samples is not None and samples < 1:
-            raise ValueError(f"samples={samples}: expected at least 1, or None for all.")
+        check_number("threshold", threshold, math.isfinite, "a number, such as 0.5")
+        check_seed(seed)
+        if samples is not None:
+            check_count("samples", samples, of=", or None for all")
         self.x, self.y = _samples(data, samples, Generator().manual_seed(seed))
         self.epsilon = epsilon
         self.threshold = threshold

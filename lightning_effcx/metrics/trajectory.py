@@ -31,6 +31,7 @@ from torchmetrics.utilities import dim_zero_cat
 from lightning_effcx.draws import Draws
 from lightning_effcx.metrics.base import PathMetric
 from lightning_effcx.observe import Network, differentiating
+from lightning_effcx.options import check_switch
 from lightning_effcx.paths import Paths, Segment
 from lightning_effcx.pieces import pieces
 from lightning_effcx.rows import Rows
@@ -58,6 +59,7 @@ def trajectory_length(
         >>> trajectory_length(torch.abs, path, exact=True)["output"]
         tensor([6.], dtype=torch.float64)
     """
+    check_switch("exact", exact)
     if exact:
         return pieces(network, path, measure=_steps).measured
     paths, points = path.shape[:2]
@@ -86,6 +88,7 @@ class TrajectoryLength(PathMetric):
     measure = "trajectory_length"
 
     def __init__(self, paths: Paths | None = None, *, exact: bool = False, **kwargs: Any) -> None:
+        check_switch("exact", exact)
         super().__init__(Segment(points=2) if exact and paths is None else paths, **kwargs)
         self.exact = exact
 

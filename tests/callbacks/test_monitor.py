@@ -435,6 +435,14 @@ WRONG = [
     ({"name": "My net"}, ValueError, "'My net_measure' cannot name a metric"),
     ({"samples": 0}, ValueError, "samples=0: expected at least 1"),
     ({"samples": 2.5}, TypeError, "samples=2.5: expected a whole number"),
+    ({"network": 3}, TypeError, r"network=3: expected the name of a part .*, or a function \(modu"),
+    ({"network": nn.Flatten()}, TypeError, r"network=Flatten\(.*\): expected the name of a part"),
+    ({"batch": "x"}, TypeError, "batch='x': expected a function of a batch that returns the input"),
+    ({"output": 1.5}, TypeError, "output=1.5: expected the name of an output, or its index"),
+    ({"output": True}, TypeError, "output=True: expected the name of an output, or its index"),
+    ({"name": 3}, TypeError, "name=3: expected text, such as 'encoder'"),
+    ({"hparams": ["a"]}, TypeError, r"hparams=\['a'\]: expected values by name, such as {'width'"),
+    ({"metrics": 3}, TypeError, "metrics=3: expected a list or a dict of metrics"),
 ]
 
 

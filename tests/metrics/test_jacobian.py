@@ -297,7 +297,7 @@ def test_the_softmax_of_one_output_is_refused():
 
 
 def test_what_the_metric_is_told_must_make_sense():
-    with pytest.raises(ValueError, match="of='logits': expected 'outputs' or 'probabilities'"):
+    with pytest.raises(ValueError, match="of='logits': expected 'outputs', 'probabilities' or"):
         JacobianNorm("logits")
     with pytest.raises(ValueError, match="directions=0: expected at least 1, or None for all"):
         JacobianNorm(directions=0)
