@@ -21,6 +21,7 @@ from lightning_effcx.callbacks.hosts import (
     averaged,
     observing_silently,
     rank_zero_info,
+    rank_zero_warn,
     step_of,
 )
 from lightning_effcx.callbacks.loggers import hand_out
@@ -82,7 +83,9 @@ class ComplexityMonitor(Callback):
         output: Which of the outputs to measure, by name or index, if there are several. By default
             the first floating-point tensor with a row for each sample. It is flattened to a vector.
         loader: Which of several validation loaders the probe is taken from.
-        name: What the names of this monitor's measures start with, if there are several monitors.
+        name: What the names of this monitor's measures start with. If there are several monitors in
+            one Trainer, each needs a name of its own; else Lightning mixes their curves, or refuses
+            monitors of the same measures when the Trainer is made.
         hparams: Hyperparameters for TensorBoard's table, besides those that the module saved.
         strict: Raise where there would be a warning.
         seed: Seed of the default metrics.
@@ -176,6 +179,7 @@ class ComplexityMonitor(Callback):
         self._clock.start()
         self._guard = Guard(strict=self.strict)
         self._chosen = False
+        self._compare_names(trainer)
         if stage == "fit":  # a checkpoint to resume from is loaded after this
             self._validations = 0
             self.history = []
@@ -299,6 +303,22 @@ class ComplexityMonitor(Callback):
                 "allows at every validation, so some are skipped."
             )
         return due and affords
+
+    def _compare_names(self, trainer: Trainer) -> None:
+        """Say if a monitor before this one has measures of the same names; Lightning mixes them."""
+        before = takewhile(lambda callback: callback is not self, trainer.callbacks)  # type: ignore[union-attr]
+        others = [callback for callback in before if isinstance(callback, ComplexityMonitor)]
+        taken = {other._named(m) for other in others for m in other.metrics}  # noqa: SLF001 like us
+        shared = sorted(taken & set(map(self._named, self.metrics)))
+        if not shared:
+            return
+        problem = (
+            f"two monitors in this Trainer measure {', '.join(shared)}, and their curves are "
+            "mixed: tell them apart by name=, such as ComplexityMonitor(name='encoder')."
+        )
+        if self.strict:
+            raise ValueError(problem)
+        rank_zero_warn(f"effcx: {problem}")
 
     # -- what
 

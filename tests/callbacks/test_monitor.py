@@ -650,6 +650,35 @@ def test_monitors_of_several_parts_are_told_apart_by_their_names(tmp_path):
         )
 
 
+def test_monitors_that_name_their_measures_alike_are_warned_of(tmp_path):
+    first, second = ComplexityMonitor([JacobianNorm()]), ComplexityMonitor([FisherRaoNorm()])
+    other = ComplexityMonitor([JacobianNorm("both"), Transitions()])
+    message = (
+        r"^effcx: two monitors in this Trainer measure jacobian_norm, and their curves are mixed: "
+        r"tell them apart by name=, such as ComplexityMonitor\(name='encoder'\)\.$"
+    )
+    with pytest.warns(UserWarning, match=message) as warned:
+        host, _ = fit(tmp_path, first, second, other)
+    assert sum(str(warning.message).startswith("effcx") for warning in warned) == 1
+    assert host.state.finished
+
+
+def test_strict_raises_for_monitors_that_name_their_measures_alike(tmp_path):
+    first = ComplexityMonitor([JacobianNorm()])
+    other = ComplexityMonitor([JacobianNorm(), Transitions()], strict=True)
+    with pytest.raises(ValueError, match=r"^two monitors in this Trainer measure jacobian_norm, "):
+        fit(tmp_path, first, other)
+
+
+def test_of_monitors_that_lightning_refuses_the_documentation_tells_them_apart(tmp_path):
+    message = "Please consult the documentation of `ComplexityMonitor`"
+    with pytest.raises(RuntimeError, match=message):
+        trainer(tmp_path, ComplexityMonitor(), ComplexityMonitor(network="network"))
+    trainer(tmp_path, ComplexityMonitor(), ComplexityMonitor(network="network", name="part"))
+    said = " ".join(str(ComplexityMonitor.__doc__).split())
+    assert "several monitors in one Trainer, each needs a name of its own" in said
+
+
 def test_the_input_of_a_part_is_what_it_is_called_with(tmp_path):
     monitor = ComplexityMonitor({"input": Mean()}, network="network.2", samples=20)
     host, module = fit(tmp_path, monitor)
