@@ -21,6 +21,7 @@ FLOORS = [
         "shards",
         "observe",
         "structures",
+        "samples",
         "calls",
         "views",
         "capture",

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -14,6 +15,7 @@ from lightning_effcx.draws import Draws
 from lightning_effcx.observe import Network, observing
 from lightning_effcx.options import check_count, check_seed, refusal
 from lightning_effcx.paths import Paths, Segment, origins
+from lightning_effcx.samples import check_samples
 from lightning_effcx.tags import STDERR, site_key
 from lightning_effcx.views import at_samples, varies
 
@@ -52,6 +54,17 @@ class Share:
         return items[self.index :: self.of]
 
 
+def _checked(update: Callable[..., None]) -> Callable[..., None]:
+    """Let an `update` be given nothing but a network, samples and targets of these."""
+
+    @wraps(update)
+    def checked(self: Any, network: Network, x: Tensor, y: Tensor | None = None) -> None:
+        check_samples(network, x, y, moves=self.moves)
+        update(self, network, x, y)
+
+    return checked
+
+
 class NetworkMetric(Metric):
     """What all measures of a network declare, and that no two of them share a state.
 
@@ -72,6 +85,8 @@ class NetworkMetric(Metric):
     """What is computed beside the value and has an error bar, by what follows its name."""
     remembered: tuple[str, ...] = ()
     """Which attributes, all of plain Python values, go on over resets and resumed trainings."""
+    moves: ClassVar[bool] = False
+    """Whether it moves the input, or differentiates by it, which whole numbers do not allow."""
     share: Share = Share()
     """Which of the samples or paths of each batch to measure: all of them, unless it is set."""
 
@@ -82,6 +97,12 @@ class NetworkMetric(Metric):
         # A MetricCollection shares one state among metrics whose states agree after the first
         # batch, which two counts easily do by chance. NaN agrees with nothing, itself included.
         self.add_state("unshared", default=torch.tensor(torch.nan), dist_reduce_fx="mean")
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let every `update` check what it is given, first."""
+        super().__init_subclass__(**kwargs)
+        if "update" in vars(cls):
+            cls.update = _checked(cls.update)  # type: ignore[method-assign]
 
     def rows_at_once(self, x: Tensor) -> int:
         """Return how many rows like those of `x` to evaluate at once: fewer of large images."""
@@ -220,6 +241,7 @@ class PathMetric(SampleMetric):
 
     measure: str
     by_default: Paths = Segment()
+    moves = True
 
     def __init__(self, paths: Paths | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)

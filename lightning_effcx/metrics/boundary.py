@@ -43,6 +43,7 @@ from lightning_effcx.metrics.base import SampleMetric
 from lightning_effcx.observe import Network, in_precision
 from lightning_effcx.options import check_count, check_number
 from lightning_effcx.pieces import pieces
+from lightning_effcx.samples import check_samples
 from lightning_effcx.tags import site_key
 
 
@@ -106,6 +107,7 @@ def boundary_distance_per_site(
         x: The samples.
         chunk: As in `boundary_distance`.
     """
+    check_samples(network, x, moves=True)
     check_count("chunk", chunk, of=" row")
     network = in_precision(network, torch.float64)
     samples = max(1, chunk // (x.shape[1:].numel() + 2))
@@ -150,6 +152,7 @@ def boundary_density(
         >>> boundary_density(torch.relu, torch.zeros(1, 1), radius=0.25)  # one in a length of 1/2
         tensor([2.], dtype=torch.float64)
     """
+    check_samples(network, x, moves=True)
     _check(radius, directions)
     per_site = _densities(network, x, radius, directions, Draws.of(len(x), generator))
     return sum(per_site.values(), _none(x))
@@ -211,6 +214,7 @@ class BoundaryDistance(SampleMetric):
     """
 
     name = "boundary_distance"
+    moves = True
     beside = (".times_units",)
     units: Tensor
 
@@ -255,6 +259,7 @@ class BoundaryDensity(SampleMetric):
     """
 
     name = "boundary_density"
+    moves = True
 
     def __init__(self, radius: float = 1.0, directions: int = 8, **kwargs: Any) -> None:
         super().__init__(**kwargs)

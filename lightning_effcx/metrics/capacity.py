@@ -34,6 +34,7 @@ from lightning_effcx.metrics.base import PathMetric
 from lightning_effcx.observe import Network
 from lightning_effcx.paths import Paths, Segment
 from lightning_effcx.pieces import pieces
+from lightning_effcx.samples import check_samples
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ def region_capacity(network: Network, x: Float[Tensor, "n ..."]) -> Capacity:
         >>> region_capacity(network, torch.zeros(1, 2))  # log(3 + 1)
         Capacity(log_regions=1.386..., units=3, kinks=3)
     """
+    check_samples(network, x, moves=True)
     found = bends(network, x[:1]).values()
     return Capacity(
         sum(math.log(site.kinks + 1) for site in found),

@@ -28,6 +28,7 @@ from lightning_effcx.observe import Network, in_precision
 from lightning_effcx.paths import Segment
 from lightning_effcx.pieces import pieces
 from lightning_effcx.rows import Rows
+from lightning_effcx.samples import check_paths
 
 _SHORT = 1e-3  # relative: where a difference changes by less, Simpson's rule is exact to rounding
 
@@ -45,6 +46,7 @@ def linear_deviation(network: Network, path: Float[Tensor, "s p ..."]) -> Float[
         >>> linear_deviation(torch.abs, path)  # the chord is at 3
         tensor([1.5000], dtype=torch.float64)
     """
+    check_paths(network, path)
     path = path.to(torch.float64)
     segments = torch.stack([path[:, :-1], path[:, 1:]], 2).flatten(0, 1)
     y = _outputs(network, path.flatten(0, 1)).unflatten(0, path.shape[:2])

@@ -36,6 +36,7 @@ from lightning_effcx.metrics.base import SampleMetric
 from lightning_effcx.observe import Network, differentiating, evaluate
 from lightning_effcx.options import check_kind, check_switch, check_word
 from lightning_effcx.paths import classes_of
+from lightning_effcx.samples import check_samples
 from lightning_effcx.sites import without_wrappers
 from lightning_effcx.views import as_called
 
@@ -82,6 +83,7 @@ def fisher_rao_norm(
         >>> torch.allclose(fr.norm, network(x)[0, 0].abs())
         True
     """
+    check_samples(network, x, y)
     if not isinstance(network, nn.Module):
         raise TypeError(
             "the Fisher-Rao norm is about a network's parameters: expected a torch.nn.Module, "

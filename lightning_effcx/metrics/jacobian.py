@@ -27,6 +27,7 @@ from lightning_effcx.draws import Draws
 from lightning_effcx.metrics.base import SampleMetric
 from lightning_effcx.observe import Network, differentiating, evaluate
 from lightning_effcx.options import check_count, check_word
+from lightning_effcx.samples import check_samples
 
 Of: TypeAlias = Literal["outputs", "probabilities"]
 OfBoth: TypeAlias = Literal["outputs", "probabilities", "both"]
@@ -55,6 +56,7 @@ def jacobian_norm(
         >>> jacobian_norm(lambda x: 2 * x, torch.zeros(1, 3))  # 2 * sqrt(3)
         tensor([3.4641])
     """
+    check_samples(network, x, moves=True)
     check_word("of", of, *get_args(Of))
     _check_directions(directions)
     keep_graph = torch.is_grad_enabled()
@@ -121,6 +123,7 @@ class JacobianNorm(SampleMetric):
         **kwargs: `seed`, `chunk`, and the keyword arguments of `torchmetrics.Metric`.
     """
 
+    moves = True
     pointwise = True
 
     def __init__(

@@ -46,6 +46,7 @@ from lightning_effcx.metrics.base import NetworkMetric
 from lightning_effcx.observe import Network, differentiating, observing
 from lightning_effcx.options import check_count, check_number, check_switch, check_word
 from lightning_effcx.own import as_one
+from lightning_effcx.samples import check_samples
 from lightning_effcx.substitution import Substituted, difference
 from lightning_effcx.tags import site_key
 
@@ -110,11 +111,10 @@ def lann_complexity(  # noqa: PLR0913 each is one thing that users may choose
         >>> [round(p, 1) for p in found.tangents["1"][0].tolist()], found.complexity  # log 3
         ([-1.4, 0.0, 1.4], 1.098...)
     """
+    check_samples(network, x)
     _check(tolerance, error, share_positions)
     check_count("candidates", candidates, of=" sample")
     check_count("chunk", chunk, of=" row")
-    if not len(x):
-        raise ValueError("x has no samples, expected at least one sample to approximate at.")
     with torch.no_grad(), differentiating(), as_one(network):
         x = x.clone() if x.is_inference() else x
         found = layers(network, x, share_positions=share_positions, chunk=chunk)

@@ -42,6 +42,7 @@ from lightning_effcx.metrics.student import (
 )
 from lightning_effcx.observe import Network, observing
 from lightning_effcx.options import check_seed, check_switch
+from lightning_effcx.samples import check_samples
 from lightning_effcx.tags import STDERR
 from lightning_effcx.views import at_samples
 
@@ -123,6 +124,8 @@ def mimic_gap(
         >>> found.gap, found.loss, found.agreement  # (4 + 4) / (9 + 1 + 1 + 9), 8 / 4 / 2
         (0.4..., 1.0, 1.0)
     """
+    check_samples(teacher, x)
+    check_samples(student, x)
     z = logits(teacher, x, chunk, centred=centred)
     return fidelity(logits(student, x, chunk, centred=centred), z, z.mean(0))
 

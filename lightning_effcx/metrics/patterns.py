@@ -31,6 +31,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from lightning_effcx.metrics.base import NetworkMetric
 from lightning_effcx.observe import Network, observing
+from lightning_effcx.samples import check_samples
 from lightning_effcx.units import Site, listen, without_units
 from lightning_effcx.views import at_samples
 
@@ -50,6 +51,7 @@ def activation_patterns(network: Network, x: Float[Tensor, "n ..."]) -> Int[Tens
         tensor([[0, 1],
                 [1, 2]])
     """
+    check_samples(network, x)
 
     def codes(site: Site) -> Tensor:
         return _above(site).long().sum(1) if site.choice is None else site.choice

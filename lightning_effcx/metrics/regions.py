@@ -38,6 +38,7 @@ from lightning_effcx.observe import Network
 from lightning_effcx.options import check_count, check_number
 from lightning_effcx.paths import Paths, Segment
 from lightning_effcx.pieces import pieces
+from lightning_effcx.samples import check_paths
 from lightning_effcx.units import Site, listen, without_units
 
 _WINDOWS = 8  # in which an estimate looks at a path
@@ -57,6 +58,7 @@ def linear_regions(network: Network, path: Float[Tensor, "s p ..."]) -> Int[Tens
         >>> linear_regions(lambda x: torch.relu(x) - torch.relu(x - 1), path)  # kinks at 0 and 1
         tensor([3])
     """
+    check_paths(network, path)
     return pieces(network, path).regions()
 
 
@@ -87,6 +89,7 @@ def estimated_linear_regions(
         >>> estimated_linear_regions(lambda x: torch.relu(x) - torch.relu(x - 1), path, budget=99)
         tensor([3.], dtype=torch.float64)
     """
+    check_paths(network, path)
     return _estimated(network, path, budget, share, generator)[0]
 
 
@@ -102,13 +105,15 @@ def transitions(network: Network, path: Float[Tensor, "s p ..."]) -> Int[Tensor,
         >>> transitions(torch.nn.functional.relu, path)  # the kink at 0
         tensor([1])
     """
-    return sum(transitions_per_site(network, path).values(), _none(path))
+    per_site = transitions_per_site(network, path)
+    return sum(per_site.values(), _none(path))
 
 
 def transitions_per_site(
     network: Network, path: Float[Tensor, "s p ..."]
 ) -> dict[str, Int[Tensor, " s"]]:
     """Count the transitions on each path as `transitions` does, for every site that has codes."""
+    check_paths(network, path)
     paths, points = path.shape[:2]
 
     def count(site: Site) -> Tensor | str:

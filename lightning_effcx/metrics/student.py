@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 
 from lightning_effcx.observe import Network, differentiating, evaluate
 from lightning_effcx.options import check_count, check_number, check_seed, check_switch
+from lightning_effcx.samples import check_samples
 from lightning_effcx.views import at_samples
 
 _RATE = 0.1  # of the steps, relative to how large the weights are at the start
@@ -125,8 +126,7 @@ def fit_student(  # noqa: PLR0913 each is one thing that users may choose
     """
     check_steps(steps)
     check_seed(seed)
-    if not len(x):
-        raise ValueError("x has no samples, expected at least one sample to fit the student at.")
+    check_samples(teacher, x)
     with torch.no_grad(), differentiating():
         z = logits(teacher, x, chunk, centred=centred).clone()
         student = ShallowStudent(

@@ -35,6 +35,7 @@ from lightning_effcx.options import check_switch
 from lightning_effcx.paths import Paths, Segment
 from lightning_effcx.pieces import pieces
 from lightning_effcx.rows import Rows
+from lightning_effcx.samples import check_paths
 from lightning_effcx.tags import STDERR, site_key
 from lightning_effcx.units import Site, listen
 
@@ -59,6 +60,7 @@ def trajectory_length(
         >>> trajectory_length(torch.abs, path, exact=True)["output"]
         tensor([6.], dtype=torch.float64)
     """
+    check_paths(network, path)
     check_switch("exact", exact)
     if exact:
         return pieces(network, path, measure=_steps).measured
