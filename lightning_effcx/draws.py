@@ -7,10 +7,12 @@ itself, so that its numbers are the same in whichever order, chunk or process it
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Generator, Tensor
+
+from lightning_effcx.options import refusal
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,13 @@ class Row:
     def generator(self) -> Generator:
         """What the row draws from, on the CPU, so that every device sees the same draws."""
         return Generator().manual_seed(self.seed)
+
+
+def check_generator(given: Any) -> None:
+    """Refuse what is no source of random numbers, such as a seed."""
+    if not (given is None or isinstance(given, Generator)):
+        expected = "a torch.Generator, such as torch.Generator().manual_seed(0)"
+        raise refusal(TypeError, "generator", given, expected)
 
 
 class Draws:
@@ -64,6 +73,7 @@ class Draws:
                     "same part of both, or give a torch.Generator."
                 )
             return generator
+        check_generator(generator)
         device = "cpu" if generator is None else generator.device
         seeds = torch.randint(2**63 - 1, (count,), generator=generator, device=device)
         return cls(map(Row, seeds.tolist()))

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
+from lightning_effcx.draws import check_generator
 from lightning_effcx.options import check_count, check_number, check_word
 
 
@@ -117,6 +118,7 @@ def pairs(
         tensor([[0, 2]])
     """
     check_count("count", count)
+    check_generator(generator)
     if len(y) < 2:  # noqa: PLR2004 a pair
         raise ValueError(f"a pair takes two samples, but there is {len(y)}: use more samples.")
     found = torch.triu_indices(len(y), len(y), 1).T

@@ -41,10 +41,10 @@ def check_paths(network: Any, path: Any) -> None:
     """Refuse what is no network, or no paths `(s, p, ...)` of floating-point numbers."""
     _check_network(network, path)
     _check_tensor("path", path)
-    if path.dim() < 2 or not path.shape[1] or not path.is_floating_point():  # noqa: PLR2004 (s, p)
+    if path.dim() < 2 or not all(path.shape[:2]) or not path.is_floating_point():  # noqa: PLR2004 (s, p)
         raise ValueError(
-            f"path is {structure(path)}: expected floating-point paths of shape (s, p, ...), such "
-            "as paths.segment(a, b, points=2)."
+            f"path is {structure(path)}: expected one or more floating-point paths, of shape "
+            "(s, p, ...), such as paths.segment(a, b, points=2)."
         )
 
 

@@ -101,8 +101,13 @@ NUMBERS = [
     (boundary_density, "radius", "a positive number", [0, math.nan]),
     (metrics.LANNComplexity, "tolerance", "a positive number", [0, math.nan]),
     (lann_complexity, "tolerance", "a positive number", [0, math.nan]),
-    (metrics.LinearRegions, "share", "more than 0 and at most 1, the whole path", [0, 1.5]),
-    (estimated, "share", "more than 0 and at most 1, the whole path", [0, math.nan]),
+    (
+        metrics.LinearRegions,
+        "share",
+        "a share of more than 0 and at most 1, the whole path",
+        [0, 1.5],
+    ),
+    (estimated, "share", "a share of more than 0 and at most 1, the whole path", [0, math.nan]),
     (metrics.MimicGap, "held_out", "a share between 0 and 1", [0, 1]),
     (
         partial(metrics.TrainingError, (X, Y)),
@@ -123,7 +128,7 @@ NUMBERS = [
         "a share of the training's time between 0 and 1, such as 0.05",
         [0, 1, 5],
     ),
-    (Geometric, "factor", "more than 1", [1, math.inf, math.nan]),
+    (Geometric, "factor", "a number of more than 1", [1, math.inf, math.nan]),
 ]
 SWITCHES = [
     (ComplexityMonitor, "strict"),
@@ -255,6 +260,22 @@ def test_a_seed_is_a_whole_number(tell):
 def test_what_is_of_another_type_is_refused(tell, options, expected):
     with pytest.raises(TypeError, match=f"expected {expected}"):
         tell(**options)
+
+
+@pytest.mark.parametrize(
+    "tell",
+    [
+        partial(jacobian_norm, directions=2),
+        partial(estimated, budget=3),
+        partial(boundary_density, radius=1.0),
+        partial(paths.pairs, Y, 1, same=False),
+    ],
+)
+def test_a_seed_is_no_generator(tell):
+    with pytest.raises(
+        TypeError, match=r"^generator=0: expected a torch\.Generator, such as torch"
+    ):
+        tell(generator=0)
 
 
 def test_numbers_of_numpy_are_numbers():

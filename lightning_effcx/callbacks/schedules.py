@@ -45,7 +45,9 @@ class Geometric:
     factor: float = 1.5
 
     def __post_init__(self) -> None:
-        check_number("factor", self.factor, lambda given: 1 < given < inf, "more than 1")
+        check_number(
+            "factor", self.factor, lambda given: 1 < given < inf, "a number of more than 1"
+        )
 
     def __call__(self, count: int) -> bool:
         """Tell whether to measure after `count` validations."""

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from lightning_effcx.draws import Draws
+from lightning_effcx.draws import Draws, check_generator
 from lightning_effcx.metrics.base import SampleMetric
 from lightning_effcx.observe import Network, differentiating, evaluate
 from lightning_effcx.options import check_count, check_word
@@ -182,6 +182,7 @@ def _cotangents(y: Tensor, directions: int | None, generator: Generator | Draws 
     if isinstance(generator, Draws):
         noise = generator.randn(directions, k).transpose(0, 1)
     else:  # all at once, which counts in penalties
+        check_generator(generator)
         device = None if generator is None else generator.device
         noise = torch.randn(directions, n, k, generator=generator, device=device)
     noise = noise.to(y)

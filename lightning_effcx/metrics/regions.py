@@ -249,7 +249,7 @@ def _check(budget: int | None, share: float | None) -> None:
     if budget is not None:
         check_count("budget", budget, of=" knot of each path")
     if share is not None:
-        expected = "more than 0 and at most 1, the whole path"
+        expected = "a share of more than 0 and at most 1, the whole path"
         check_number("share", share, lambda given: 0 < given <= 1, expected)
 
 

@@ -26,5 +26,5 @@ def test_schedules_pickle():
 
 @pytest.mark.parametrize("factor", [1.0, 0.5, -2.0])
 def test_a_factor_that_does_not_grow_is_refused(factor):
-    with pytest.raises(ValueError, match=f"factor={factor}: expected more than 1"):
+    with pytest.raises(ValueError, match=f"factor={factor}: expected a number of more than 1"):
         Geometric(factor)
