@@ -1,11 +1,13 @@
 """`effcx compare`: runs and studies side by side."""
 
 import argparse
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shutil import get_terminal_size
+from textwrap import fill
 from typing import Any
 
 from rich.console import Console
@@ -46,6 +48,7 @@ def _compare(arguments: argparse.Namespace) -> bool:
     # Imported here, because `effcx --help` shall not wait for TensorBoard, nor a table for
     # matplotlib.
     from lightning_effcx.compare import compare_runs, load_runs, load_studies, renderings  # noqa: PLC0415
+    from lightning_effcx.compare.notes import notes_of  # noqa: PLC0415
 
     check_folders(arguments)
     if arguments.plot:
@@ -60,6 +63,8 @@ def _compare(arguments: argparse.Namespace) -> bool:
     table = renderings.as_table(comparison, terminal)
     # Where the terminal is too narrow even so, rows go on in the next line, but nothing is cut.
     Console(width=renderings.width_of(table)).print(table)
+    for note in notes_of(comparison):
+        sys.stdout.write(fill(note, terminal, subsequent_indent="  ") + "\n")
     if arguments.csv:
         write_text(arguments.csv, renderings.as_csv(comparison))
     if arguments.json:

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from os.path import commonprefix
+from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -16,6 +17,9 @@ from rich.text import Text
 
 from lightning_effcx.compare.runs import HParam
 from lightning_effcx.compare.tables import Cell, Comparison, Row
+
+MARK = "*"
+"""Behind a value that is not of the same step as others of its column."""
 
 _FRAME = 3  # two blanks and a line, for every column of a table
 _LEAST, _MOST = -4, 7  # powers of ten below and from which digits are hard to count
@@ -42,7 +46,8 @@ def width_of(table: Table) -> int:
 def as_csv(comparison: Comparison) -> str:
     """Write a comparison as CSV: group, number of runs, every column and its `_std`.
 
-    A column with lower bounds has an `_at_least` too, which is 1 at these.
+    A column with lower bounds has an `_at_least` too, which is 1 at these; one with values of
+    different steps has an `_n`, the number of runs that count, and a `_step`, the last of theirs.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -50,12 +55,15 @@ def as_csv(comparison: Comparison) -> str:
     for column in comparison.columns:
         header += [column.name, f"{column.name}_std"]
         header += [f"{column.name}_at_least"] * (column.name in comparison.bounds)
+        if column.name in comparison.uneven:
+            header += [f"{column.name}_n", f"{column.name}_step"]
     writer.writerow(header)
     for row in comparison.rows:
         values: list[str | float | None] = [row.group.label, len(row.group.runs)]
         for name, cell in row.cells.items():
             values += [cell.mean, cell.std]
             values += [int(cell.at_least)] * (name in comparison.bounds)
+            values += [cell.n, cell.steps[1]] if name in comparison.uneven else []
         writer.writerow(values)
     return out.getvalue()
 
@@ -63,7 +71,9 @@ def as_csv(comparison: Comparison) -> str:
 def as_json(comparison: Comparison) -> str:
     """Write a comparison as JSON: a list of groups. What is not finite becomes null.
 
-    A mean that is but a lower bound has `"at_least": true` beside it.
+    A mean that is but a lower bound has `"at_least": true` beside it. Where values of a column are
+    of different steps, `"steps"` has the first and the last of those that count, and `"left_out"`
+    the steps of the runs that do not, by path.
     """
     groups = [
         {
@@ -73,12 +83,17 @@ def as_json(comparison: Comparison) -> str:
             "columns": {
                 name: {"mean": _finite(cell.mean), "std": _finite(cell.std), "n": cell.n}
                 | ({"at_least": True} if cell.at_least else {})
+                | (_steps(cell) if comparison.is_uneven(name, cell) else {})
                 for name, cell in row.cells.items()
             },
         }
         for row in comparison.rows
     ]
     return json.dumps(groups, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _steps(cell: Cell) -> dict[str, Any]:
+    return {"steps": list(cell.steps), "left_out": dict(cell.left_out)}
 
 
 def _caption(comparison: Comparison) -> str:
@@ -92,7 +107,7 @@ def _groups_down(comparison: Comparison) -> Table:
         table.add_column(Text(name), justify="right")
     for row in comparison.rows:
         # Text, because rich would take "[...]" in a plain string for markup.
-        table.add_row(Text(row.group.label), *_values(row))
+        table.add_row(Text(row.group.label), *_values(comparison, row))
     for column in table.columns:
         column.no_wrap = True
     return table
@@ -105,7 +120,7 @@ def _groups_across(comparison: Comparison, width: int, fold: Callable[[str], str
     shared += equals
     labels = [_folded(label.removeprefix(shared)) for label in labels]
     names = [_folded(shared).strip() or "group", *map(fold, _names(comparison))]
-    values = [[fold(value) for value in _values(row)] for row in comparison.rows]
+    values = [[fold(value) for value in _values(comparison, row)] for row in comparison.rows]
     widths = _widths(
         width - 1 - (_FRAME + _widest(names)) - _FRAME * len(labels),
         [_widest(column) for column in values],
@@ -126,8 +141,11 @@ def _names(comparison: Comparison) -> list[str]:
     return ["runs", *(column.name for column in comparison.columns)]
 
 
-def _values(row: Row) -> list[str]:
-    return [str(len(row.group.runs)), *map(_shown, row.cells.values())]
+def _values(comparison: Comparison, row: Row) -> list[str]:
+    shown = [
+        _shown(cell) + MARK * comparison.is_uneven(name, cell) for name, cell in row.cells.items()
+    ]
+    return [str(len(row.group.runs)), *shown]
 
 
 def _folded(text: str) -> str:

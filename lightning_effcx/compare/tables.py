@@ -1,14 +1,16 @@
 """Tables: groups of runs side by side, with a column for everything that is compared.
 
 A group's value is the mean of the last values of its runs, its spread their sample standard
-deviation. A run that lacks a value is left out of the mean. Where a value is but a lower bound, so
-is the mean, and there is no spread: that of bounds says nothing about what they bound.
+deviation. A run that lacks a value is left out of the mean, and so is one whose last value is of
+less than half as many steps as that of another run of the group: it crashed, or was not measured at
+its end. Last values of different steps are marked. Where a value is but a lower bound, so is the
+mean, and there is no spread: that of bounds says nothing about what they bound.
 """
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 from operator import eq
@@ -39,6 +41,11 @@ class Column:
         value, *less = (run.curves[tag].final for tag in needed)
         return value - sum(less)
 
+    def step(self, run: Run) -> int:
+        """The step of that value; 0 where it is along something else, such as samples."""
+        curve = run.curves[self.tag]
+        return curve.steps[-1] if curve.along == "step" else 0
+
     def at_least(self, run: Run) -> bool:
         """Whether the value of one run is but a lower bound."""
         return self.minus is None and self.tag in run.curves and run.curves[self.tag].at_least
@@ -46,15 +53,19 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """Mean over the `n` runs that have a value, and their spread if they are several.
+    """Mean over the `n` runs whose values count, and their spread if they are several.
 
-    `at_least` tells that the mean is but a lower bound, because a value is.
+    `at_least` tells that the mean is but a lower bound, because a value is; `steps`, at which steps
+    the first and the last of the values are; `left_out`, at which steps are those of the runs, by
+    path, that do not count.
     """
 
     mean: float | None
     std: float | None
     n: int
     at_least: bool = False
+    steps: tuple[int, int] = field(default=(0, 0), compare=False)
+    left_out: Mapping[str, int] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,18 @@ class Comparison:
     def repeated(self) -> bool:
         """Whether any group has several runs."""
         return any(len(row.group.runs) > 1 for row in self.rows)
+
+    def is_uneven(self, name: str, cell: Cell) -> bool:
+        """Whether the values of a column that a cell is of are not all of the latest step."""
+        latest = max((row.cells[name].steps[1] for row in self.rows), default=0)
+        return cell.n > 0 and (bool(cell.left_out) or cell.steps != (latest, latest))
+
+    @property
+    def uneven(self) -> frozenset[str]:
+        """The names of columns of which some values are of other steps than others."""
+        return frozenset(
+            name for row in self.rows for name, it in row.cells.items() if self.is_uneven(name, it)
+        )
 
     @property
     def bounds(self) -> frozenset[str]:
@@ -199,11 +222,21 @@ def _summary(column: Column) -> str:
 
 
 def _cell(column: Column, group: Group) -> Cell:
-    finals = [value for value in map(column.final, group.runs) if value is not None]
-    mean = mean_of(finals) if finals else None
-    if any(map(column.at_least, group.runs)):
-        return Cell(mean, None, len(finals), at_least=True)
-    return Cell(mean, spread_of(finals), len(finals))
+    finals = [(run, value) for run in group.runs if (value := column.final(run)) is not None]
+    if not finals:
+        return Cell(None, None, 0)
+    latest = max(column.step(run) for run, _ in finals)
+    counted = [(run, value) for run, value in finals if 2 * column.step(run) >= latest]
+    values = [value for _, value in counted]
+    bounded = any(column.at_least(run) for run, _ in counted)
+    return Cell(
+        mean_of(values),
+        None if bounded else spread_of(values),
+        len(values),
+        bounded,
+        (min(column.step(run) for run, _ in counted), latest),
+        {run.path: step for run, _ in finals if 2 * (step := column.step(run)) < latest},
+    )
 
 
 def mean_of(values: Sequence[float]) -> float:
