@@ -19,9 +19,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightning_effcx.observe import Network, differentiating
+from lightning_effcx.lending import lent
+from lightning_effcx.observe import Network, differentiating, owner_of
+from lightning_effcx.reach import Reach
 from lightning_effcx.units import Site, listen
 
 
@@ -67,33 +69,23 @@ def amplification(network: Network, x: Tensor, *, chunk: int = 1024) -> dict[str
 
 def _absolute(network: Network) -> Network:
     """Return the network with absolute parameters and buffers."""
-    owner = getattr(network, "__self__", network)
-    if not isinstance(owner, nn.Module) or isinstance(owner, torch.jit.ScriptModule):
-        raise ValueError(  # noqa: TRY004 it is a network all the same
+    owner = owner_of(network)
+    if owner is None or isinstance(owner, torch.jit.ScriptModule):
+        raise ValueError(
             "the propagated error is about absolute weights, which a "
             f"{type(network).__name__} does not tell: pass the torch.nn.Module, or a bound method "
             "of it, not scripted, or use error='measured'."
         )
-    own = {**dict(owner.named_parameters()), **dict(owner.named_buffers())}
-    values = {
-        f"owner.{name}": value.detach().abs()
-        for name, value in own.items()
-        if value.is_floating_point()
-    }
-    call = _Call(owner, network)
-    return lambda x: torch.func.functional_call(call, values, (x,))
+    reach = Reach(owner)
+    holders = reach.holders()
+    own = [t for m in reach.modules for t in (*m.parameters(False), *m.buffers(False))]
+    values = {id(tensor): tensor.detach().abs() for tensor in own if tensor.is_floating_point()}
 
+    def absolute(x: Tensor) -> Tensor:
+        with lent(holders, values):
+            return network(x)
 
-class _Call(nn.Module):
-    """Calls a network, and has its module as a part so that parameters can be given to it."""
-
-    def __init__(self, owner: nn.Module, network: Network) -> None:
-        super().__init__()
-        self.owner = owner
-        self.called = [network]  # in a list, so as to be no second part
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.called[0](x)
+    return absolute
 
 
 class _Slopes:

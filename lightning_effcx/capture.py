@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lightning_effcx.calls import Call, within
 from lightning_effcx.observe import Network
+from lightning_effcx.standins import SpentError
 from lightning_effcx.structures import Place, at, leaves, parts, structure
 from lightning_effcx.views import Called, View, at_samples, matrix
 
@@ -127,6 +128,8 @@ def captured(
             f"no network was found: {type(part).__name__} has no forward, or an unfinished one, "
             "and no call of an only child with parameters was heard"
         ) from error
+    except SpentError:
+        raise
     except Exception as error:
         shapes = ", ".join(structure(t) for t in call.tensors().values())
         raise ValueError(

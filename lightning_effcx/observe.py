@@ -8,7 +8,6 @@ everything is as before, also after an exception.
 import random
 import sys
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, TypeAlias
@@ -18,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lightning_effcx.keeping import kept
+from lightning_effcx.lending import lent
+from lightning_effcx.reach import Reach
 from lightning_effcx.shards import whole
-
-_OF_TORCH = frozenset(vars(nn.Module()))
 
 Network: TypeAlias = Callable[[Tensor], Tensor]
 """Maps `(n, ...)` to `(n, k)`, each sample by itself."""
@@ -53,16 +53,33 @@ def check_finite(outputs: Tensor, what: str = "samples") -> None:
         )
 
 
-def in_precision(network: Network, dtype: torch.dtype) -> Network:
-    """Give a module its parameters and buffers in another precision, for the time of a call.
+def owner_of(network: Network) -> nn.Module | None:
+    """Return the module that a network is, or that it is a bound method of."""
+    owner = getattr(network, "__self__", network)
+    return owner if isinstance(owner, nn.Module) else None
 
-    Other callables, and scripted modules, are returned as they are.
+
+def in_precision(network: Network, dtype: torch.dtype) -> Network:
+    """Give a module all its floating-point tensors in another precision, for the time of a call.
+
+    Callables of which no module is known are returned as they are.
     """
-    if not isinstance(network, nn.Module) or isinstance(network, torch.jit.ScriptModule):
+    owner = owner_of(network)
+    if owner is None:
         return network
-    own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    cast = {k: v.detach().to(dtype) for k, v in own.items() if v.is_floating_point()}
-    return lambda x: torch.func.functional_call(network, cast, (x,))
+    reach = Reach(owner)
+    holders = reach.holders()
+    cast = {
+        key: tensor.detach().to(dtype)
+        for key, tensor in reach.tensors.items()
+        if tensor.is_floating_point()
+    }
+
+    def exact(x: Tensor) -> Tensor:
+        with lent(holders, cast):
+            return network(x)
+
+    return exact
 
 
 @contextmanager
@@ -89,12 +106,14 @@ def differentiating() -> Iterator[None]:
 
 
 @contextmanager
-def observing(network: Network) -> Iterator[None]:
+def observing(network: Network, *beside: Any) -> Iterator[None]:
     """Evaluate `network` in eval mode, in full precision, differentiably; then restore all.
 
-    Restored are every module's own mode, attributes and buffers, the global random states of
-    torch, numpy and Python, and the switches of autocast, grad mode and kernels. Nothing here
-    touches a `.grad`. Recording is off inside: functions that differentiate switch it on.
+    Restored are all that a forward of the modules may change, as far as it can be known, with every
+    module's own mode; the global random states of torch, numpy and Python; and the switches of
+    autocast, grad mode and kernels. Gradients are put aside. Of what cannot be put back, such as an
+    open file, any use raises. Parameters and hooks that differ are put back, with a warning.
+    Recording is off inside: functions that differentiate switch it on.
 
     Parameters that are spread over processes are whole inside; then every process must enter, in
     the same order, but need not do the same there.
@@ -102,15 +121,17 @@ def observing(network: Network) -> Iterator[None]:
     Args:
         network: A module, or a bound method of one. Of other callables the modules cannot be
             known: enter `observing(module)` for each of them.
+        *beside: What else is at work, such as a function that calls the network.
     """
-    owner = getattr(network, "__self__", network)
-    modules = list(owner.modules()) if isinstance(owner, nn.Module) else []
+    owner = owner_of(network)
     with ExitStack() as stack:
-        stack.enter_context(whole(modules))
+        modules: list[nn.Module] = []
+        if owner is not None:
+            stack.enter_context(whole(list(owner.modules())))
+            modules = stack.enter_context(kept(owner, *beside))
         stack.enter_context(
             random_states_kept({p.device for m in modules for p in m.parameters(False)})
         )
-        stack.enter_context(_modules_kept(modules))
         if any(isinstance(module, nn.RNNBase) for module in modules):
             stack.enter_context(_without_mkldnn())
         for device in {"cpu", *(p.device.type for m in modules for p in m.parameters(False))}:
@@ -134,77 +155,6 @@ def random_states_kept(devices: Iterable[torch.device]) -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
-
-
-@contextmanager
-def _modules_kept(modules: list[nn.Module]) -> Iterator[None]:
-    """Set every module to eval mode; restore its mode, its attributes and its buffers.
-
-    A forward pass may count its calls, cache a table, assign a buffer, collect what it computes in
-    a list or add it to a metric: such things are put back.
-    `network.eval()` and `network.train()` are avoided, since users override them and since they
-    would wake parts that the user froze.
-    """
-    modes = [module.training for module in modules]
-    attributes = [
-        (module, dict(vars(module)), dict(module._buffers))  # noqa: SLF001
-        for module in modules
-        if not isinstance(module, torch.jit.ScriptModule)
-    ]
-    own = [v for _, seen, _ in attributes for k, v in seen.items() if k not in _OF_TORCH]
-    holders = [(holder, holder.copy()) for holder in _holders(own)]
-    buffers = [b for module in modules for b in module.buffers(recurse=False)]
-    buffers += [value for value in own if type(value) is Tensor]
-    contents = [(b, b._version, b.detach().clone()) for b in buffers if not b.is_inference()]  # noqa: SLF001
-    try:
-        for module in modules:
-            module.training = False
-        for module, seen, own_buffers in attributes:
-            vars(module).update(_ordinary(seen))
-            module._buffers.update(_ordinary(own_buffers))  # noqa: SLF001
-        yield
-    finally:
-        for holder, held in holders:
-            if _identities(holder) != _identities(held):
-                holder.clear()
-                (holder.extend if isinstance(holder, (list, deque)) else holder.update)(held)
-        for buffer, version, content in contents:
-            if buffer._version != version:  # noqa: SLF001 written to in place
-                with torch.no_grad():
-                    buffer.copy_(content)
-        for module, seen, own_buffers in attributes:
-            vars(module).clear()
-            vars(module).update(seen)
-            module._buffers.clear()  # noqa: SLF001
-            module._buffers.update(own_buffers)  # noqa: SLF001
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
-
-
-def _holders(values: Iterable[Any]) -> list[Any]:
-    """Return the lists, dictionaries, sets and deques among some values, and those within these."""
-    found: dict[int, Any] = {}
-    waiting = [*values]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, (list, dict, set, deque)) and id(value) not in found:
-            found[id(value)] = value
-            waiting += value.values() if isinstance(value, dict) else value
-    return [*found.values()]
-
-
-def _identities(holder: Any) -> list[int]:
-    return [*map(id, holder), *map(id, holder.values() if isinstance(holder, dict) else ())]
-
-
-def _ordinary(named: dict[str, Any]) -> dict[str, Tensor]:
-    """Copy what was made in inference mode, such as a cached table, since autograd refuses it."""
-    with torch.inference_mode(False):
-        return {
-            name: value.clone()
-            for name, value in named.items()
-            if isinstance(value, Tensor) and value.is_inference()
-        }
 
 
 def _uncompiled() -> AbstractContextManager[Any]:

@@ -97,9 +97,9 @@ def of_kind(objects: Iterable[Any], *names: str) -> list[Any]:
 
 
 @contextmanager
-def observing_silently(pl_module: LightningModule) -> Iterator[None]:
+def observing_silently(pl_module: LightningModule, *beside: Any) -> Iterator[None]:
     """Observe the module, and let it log nothing: what its forward says is not about us."""
-    with observing(pl_module):
+    with observing(pl_module, *beside):
         for module in pl_module.modules():
             if isinstance(module, LightningModule):
                 vars(module).update(log=_nothing, log_dict=_nothing)

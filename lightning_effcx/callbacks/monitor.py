@@ -34,6 +34,7 @@ from lightning_effcx.callbacks.tensorboard import declare
 from lightning_effcx.capture import captured
 from lightning_effcx.observe import Network, check_finite
 from lightning_effcx.options import check_count, check_kind, check_seed, check_switch, refusal
+from lightning_effcx.standins import SpentError
 from lightning_effcx.tags import Tag, check_name, of_key, renewed, slashed
 from lightning_effcx.views import at_samples
 
@@ -265,7 +266,7 @@ class ComplexityMonitor(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         before = takewhile(lambda callback: callback is not self, trainer.callbacks)  # type: ignore[union-attr]
         if trainer.sanity_checking:
-            with self._clock.spending(measuring=False), observing_silently(pl_module):
+            with self._clock.spending(measuring=False), observing_silently(pl_module, self.network):
                 self._look(trainer, pl_module)
         elif trainer.state.fn != "fit" or self._is_due():
             with averaged(trainer, pl_module, before):
@@ -356,6 +357,8 @@ class ComplexityMonitor(Callback):
         """Add to an error what the batch is, and how to say what is in it."""
         try:
             yield
+        except SpentError:  # which is not about the batch
+            raise
         except ValueError as error:
             raise ValueError(
                 f"{error}. The batch is {self._probe.seen}. Say what the input is with batch=, "
@@ -384,7 +387,7 @@ class ComplexityMonitor(Callback):
     ) -> None:
         """Measure, hand the values to callbacks that watch them, and keep them for the loggers."""
         values: dict[str, float] = {}
-        with self._clock.spending(), observing_silently(pl_module):
+        with self._clock.spending(), observing_silently(pl_module, self.network):
             seen = self._look(trainer, pl_module)
             if seen is None:
                 return

@@ -1,0 +1,117 @@
+"""Keeping: a module is after it was looked at as it was before, whatever its forward does.
+
+What forwards do regularly is put back without a word: they count calls, cache tables, collect what
+they compute, draw from generators of their own. What no forward should do, such as to write to
+parameters or to leave a hook, is put back too, and said in one warning.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch import nn
+
+from lightning_effcx.contents import Content
+from lightning_effcx.lending import lend
+from lightning_effcx.reach import Found, Kind, Reach
+from lightning_effcx.standins import stand_in
+
+_WHAT = {
+    Kind.PARAMETERS: "the parameters of",
+    Kind.HOOKS: "the hooks of",
+    Kind.PARAMETER: "the values of the parameter",
+}
+_SHOWN = 3
+_COPIED = 2**30  # bytes of parameters
+_watched: ContextVar[frozenset[int]] = ContextVar("watched", default=frozenset())
+_warned: "WeakSet[nn.Module]" = WeakSet()
+
+
+@contextmanager
+def kept(*roots: Any) -> Iterator[list[nn.Module]]:
+    """Put back all that a forward may change; yield the modules that it reaches, in eval mode.
+
+    Parameters are compared by their bytes, where they are not within another `kept`, and their
+    gradients are put aside. `network.eval()` and `network.train()` are avoided, since users
+    override them and since they would wake parts that the user froze.
+
+    Args:
+        *roots: The module, and what else is at work beside it.
+    """
+    reach = Reach(*roots)
+    new = reach.tensors.keys() - _watched.get()
+    states = [found for found in reach.states if _is_due(found, new)]
+    _thin_out(states)
+    own = [t for key, t in reach.tensors.items() if key in new and isinstance(t, nn.Parameter)]
+    gradients = [(parameter, parameter.grad) for parameter in own if parameter.is_leaf]
+    modes = [part.training for part in reach.modules]
+    changed: list[Found] = []
+    for found in states:
+        found.state.keep()
+    token = _watched.set(_watched.get() | new)
+    try:
+        for part in reach.modules:
+            part.training = False
+        for parameter, _ in gradients:
+            parameter.grad = None
+        instead = {key: stand_in(name, value) for key, (name, value) in reach.odd.items()}
+        for holder in reach.holders() if instead else ():
+            lend(holder, instead)
+        yield reach.modules
+    finally:
+        _watched.reset(token)
+        with torch.no_grad(), ExitStack() as stack:  # which goes on where one of them raises
+            for found in states:
+                stack.callback(_restore, found, changed)
+        for part, mode in zip(reach.modules, modes, strict=True):
+            part.training = mode
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        _warn(reach.modules, changed)
+
+
+def _is_due(found: Found, new: set[int]) -> bool:
+    """Tell whether a state is to be kept here, since it is not further out."""
+    state = found.state
+    return not (found.kind is Kind.PARAMETER and isinstance(state, Content)) or id(state.of) in new
+
+
+def _thin_out(states: list[Found]) -> None:
+    """Copy no more than some parameters, and of the others know whether they changed."""
+    left = _COPIED
+    for found in states:
+        if found.kind is Kind.PARAMETER and isinstance(found.state, Content):
+            left -= found.state.of.nbytes
+            found.state.copies = left >= 0
+
+
+def _restore(found: Found, changed: list[Found]) -> None:
+    if found.state.restore() and found.kind in _WHAT:
+        changed.append(found)
+
+
+def _warn(modules: list[nn.Module], changed: list[Found]) -> None:
+    """Say what was put back that no forward should change, once for each module."""
+    ours = __name__.partition(".")[0]
+    theirs = [m for m in modules if type(m).__module__.partition(".")[0] != ours]
+    if not changed or theirs[0] in _warned:
+        return
+    _warned.add(theirs[0])
+    shown = [f"{_WHAT[found.kind]} {found.name or 'the module'!r}" for found in changed[:_SHOWN]]
+    if len(changed) > _SHOWN:
+        shown.append(f"{len(changed) - _SHOWN} more")
+    lost = any(isinstance(f.state, Content) and not f.state.copies for f in changed)
+    warnings.warn(
+        f"effcx: evaluating {type(theirs[0]).__name__} changed {', '.join(shown)}; "
+        + (
+            "not all of it could be put back, since no more than 1 GiB of parameters is copied: "
+            if lost
+            else "all of it was put back: "
+        )
+        + "measure a part, or a function, that changes nothing, with network=.",
+        stacklevel=2,
+    )
