@@ -48,30 +48,25 @@ def kept(*roots: Any) -> Iterator[list[nn.Module]]:
     _thin_out(states)
     own = [t for key, t in reach.tensors.items() if key in new and isinstance(t, nn.Parameter)]
     gradients = [(parameter, parameter.grad) for parameter in own if parameter.is_leaf]
-    modes = [part.training for part in reach.modules]
     changed: list[Found] = []
     for found in states:
         found.state.keep()
     token = _watched.set(_watched.get() | new)
-    try:
+    with ExitStack() as stack:  # which goes on where something raises
+        stack.callback(_warn, reach.modules, changed)
+        stack.callback(_watched.reset, token)
         for part in reach.modules:
+            stack.callback(setattr, part, "training", part.training)
             part.training = False
-        for parameter, _ in gradients:
+        for parameter, gradient in gradients:
+            stack.callback(setattr, parameter, "grad", gradient)
             parameter.grad = None
+        for found in states:
+            stack.callback(_restore, found, changed)
         instead = {key: stand_in(name, value) for key, (name, value) in reach.odd.items()}
         for holder in reach.holders() if instead else ():
             lend(holder, instead)
         yield reach.modules
-    finally:
-        _watched.reset(token)
-        with torch.no_grad(), ExitStack() as stack:  # which goes on where one of them raises
-            for found in states:
-                stack.callback(_restore, found, changed)
-        for part, mode in zip(reach.modules, modes, strict=True):
-            part.training = mode
-        for parameter, gradient in gradients:
-            parameter.grad = gradient
-        _warn(reach.modules, changed)
 
 
 def _is_due(found: Found, new: set[int]) -> bool:
@@ -90,7 +85,9 @@ def _thin_out(states: list[Found]) -> None:
 
 
 def _restore(found: Found, changed: list[Found]) -> None:
-    if found.state.restore() and found.kind in _WHAT:
+    with torch.no_grad():
+        differed = found.state.restore()
+    if differed and found.kind in _WHAT:
         changed.append(found)
 
 

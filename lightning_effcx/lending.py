@@ -7,7 +7,7 @@ and gets the very tensor back, also after an exception.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from lightning_effcx.states import Holder
@@ -34,13 +34,12 @@ def lent(holders: Iterable[Holder], values: Mapping[int, Any]) -> Iterator[None]
     holders = list(holders)
     for holder in holders:
         holder.keep()
-    try:
+    with ExitStack() as stack:  # which goes on where one of them raises
+        for holder in holders:
+            stack.callback(holder.restore)
         for holder in holders:
             lend(holder, values)
         yield
-    finally:
-        for holder in holders:
-            holder.restore()
 
 
 def lend(holder: Holder, values: Mapping[int, Any]) -> None:

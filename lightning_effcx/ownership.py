@@ -5,9 +5,11 @@ work in other threads, and what it holds is not part of the network.
 """
 
 import sys
+from argparse import Namespace
+from collections import UserDict, UserList
 from functools import lru_cache
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
 from torch import nn
@@ -19,6 +21,7 @@ _LIBRARIES = frozenset(
 _OF_ANYBODY = frozenset(  # what classes of users are often derived from
     "builtins abc typing typing_extensions collections collections.abc types argparse".split()
 )
+_PLAIN = frozenset({SimpleNamespace, Namespace, UserDict, UserList})
 _CONCURRENT = frozenset("threading _thread queue _queue multiprocessing socket asyncio".split())
 
 
@@ -45,6 +48,8 @@ class Ownership:
 
     def of_object(self, value: Any) -> bool:
         """Tell whether an object is the user's, and nobody else's at the same time."""
+        if type(value) not in _PLAIN and not self.of_class(type(value)):
+            return False
         kinds = [k for k in type(value).__mro__ if k.__module__ not in _OF_ANYBODY]
         held = getattr(value, "__dict__", {}).values()
         return all(map(self.of_class, kinds)) and not any(

@@ -111,6 +111,7 @@ class Attributes(Holder):
         self._slots = {
             name: slot
             for kind in type(of).__mro__
+            if "__slots__" in vars(kind)
             for name, slot in vars(kind).items()
             if isinstance(slot, MemberDescriptorType)
         }

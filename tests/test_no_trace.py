@@ -1,0 +1,170 @@
+"""Whatever looks at a network leaves it as it was: every byte, object, hook, mode and attribute.
+
+The cases are networks x measures; each measure is taken as it is, and once more with an error in
+the middle of it, at an operation that differs from case to case.
+"""
+
+import warnings
+import zlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from architectures import ARCHITECTURES
+from idioms import STATES, STRUCTURES
+from networks import ZOO, specimen
+from test_contract import CONCRETE
+from torch import Tensor, nn
+from traces import FailedError, FailsAt, Trace, modules_of
+
+from lightning_effcx import functional, metrics
+from lightning_effcx.observe import observing
+from lightning_effcx.paths import Segment
+from lightning_effcx.views import View
+
+SAMPLES = 3
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "BoundaryDensity": {"directions": 2},
+    "CapacityGap": {"paths": Segment(count=1, points=2)},
+    "LANNComplexity": {"tolerance": 0.5},
+    "LinearDeviation": {"paths": Segment(count=1, points=2)},
+    "LinearRegions": {"paths": Segment(count=1, points=2)},
+    "MimicGap": {"hidden": 2, "steps": 2},
+    "TrajectoryGrowth": {"paths": Segment(count=1, points=3)},
+    "TrajectoryLength": {"paths": Segment(count=1, points=3)},
+    "Transitions": {"paths": Segment(count=1, points=3)},
+}
+Look = Callable[[nn.Module, Tensor], Any]
+
+
+def by_metric(kind: Any) -> Look:
+    def look(network: nn.Module, x: Tensor) -> Any:
+        y = torch.arange(len(x)) % 2
+        own = {"data": [*zip(x, y, strict=True)]} if kind.__name__ == "TrainingError" else {}
+        metric = kind(**ARGUMENTS.get(kind.__name__, {}), **own)
+        metric.update(network, x, y)
+        return metric.compute()
+
+    return look
+
+
+def on_path(function: Callable[..., Any], **options: Any) -> Look:
+    return lambda network, x: function(network, x[None, :2], **options)
+
+
+FUNCTIONS: dict[str, Look] = {
+    "activation_patterns": functional.activation_patterns,
+    "boundary_density": lambda network, x: functional.boundary_density(
+        network, x, radius=1.0, directions=2, generator=torch.Generator().manual_seed(0)
+    ),
+    "boundary_distance": functional.boundary_distance,
+    "boundary_distance_per_site": functional.boundary_distance_per_site,
+    "estimated_linear_regions": on_path(functional.estimated_linear_regions, share=0.5),
+    "fisher_rao_norm": partial(functional.fisher_rao_norm, distribution="gaussian"),
+    "fit_student": partial(functional.fit_student, hidden=2, steps=2),
+    "jacobian_norm": functional.jacobian_norm,
+    "lann_complexity": partial(functional.lann_complexity, tolerance=0.5),
+    "linear_deviation": on_path(functional.linear_deviation),
+    "linear_regions": on_path(functional.linear_regions),
+    "mimic_gap": lambda network, x: functional.mimic_gap(network, network, x),
+    "nearest_boundaries": functional.nearest_boundaries,
+    "region_capacity": functional.region_capacity,
+    "trajectory_length": on_path(functional.trajectory_length),
+    "transitions": on_path(functional.transitions),
+    "transitions_per_site": on_path(functional.transitions_per_site),
+}
+WITHOUT_NETWORK = {"observed_emc"}
+METRICS = {kind.__name__: by_metric(kind) for kind in CONCRETE}
+
+
+def observed(function: Look) -> Look:
+    def look(network: nn.Module, x: Tensor) -> Any:
+        with observing(network):
+            return function(network, x)
+
+    return look
+
+
+def of_architecture(name: str) -> tuple[nn.Module, Tensor]:
+    architecture = ARCHITECTURES[name]
+    module = architecture.make()
+    batch = next(iter(architecture.loader(1, shuffle=False)))
+    (x, *_), function = architecture.reads(module, batch)
+    return View(module, lambda _, x: function(x)), x.detach()[:SAMPLES]
+
+
+def of_idiom(make: Callable[[], nn.Module]) -> tuple[nn.Module, Tensor]:
+    return make(), torch.randn(SAMPLES, 4)
+
+
+def is_plain(name: str) -> bool:
+    """Tell whether the input is one tensor, and any number of samples will do."""
+    return ARCHITECTURES[name].reads is not None and name not in {
+        "causal transformer", "LSTM, lengths", "LSTM, packed", "text classifier",
+        "tied language model", "two inputs", "keyword arguments", "graph network, batch= network=",
+    }  # fmt: skip
+
+
+NETWORKS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
+    **{f"zoo: {name}": partial(specimen, name, SAMPLES) for name in ZOO},
+    **{f"user: {name}": partial(of_architecture, name) for name in filter(is_plain, ARCHITECTURES)},
+    **{f"structure: {name}": partial(of_idiom, make) for name, make in STRUCTURES.items()},
+    **{f"state: {name}": partial(of_idiom, make) for name, make in STATES.items()},
+}
+EVERY = pytest.mark.parametrize("name", NETWORKS)
+
+
+def check(
+    look: Look, network: nn.Module, x: Tensor, seed: str, *, slots_only: bool = False
+) -> None:
+    """Look twice, the second time with an error at some operation, and find no trace."""
+    before, total = Trace(network, slots_only=slots_only), FailsAt()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "effcx")
+        warnings.filterwarnings("ignore", ".*deprecated|Using `torch.compile.module.` when")
+        try:
+            with total:
+                look(network, x)
+        except (ValueError, TypeError, RuntimeError, NotImplementedError):
+            pass  # what holds for which network is tested elsewhere
+        assert Trace(network, slots_only=slots_only).differences(before) == []
+        failing = FailsAt(1 + zlib.crc32(seed.encode()) % max(total.count, 1))
+        try:
+            with failing:
+                look(network, x)
+        except (FailedError, ValueError, TypeError, RuntimeError, NotImplementedError):
+            pass
+        assert failing.count >= failing.operation or not total.count
+    assert Trace(network, slots_only=slots_only).differences(before) == []
+
+
+@pytest.mark.parametrize("measure", METRICS)
+@EVERY
+def test_a_metric_leaves_no_trace(name, measure):
+    network, x = NETWORKS[name]()
+    check(METRICS[measure], network, x, f"{name} {measure}")
+
+
+@pytest.mark.parametrize("measure", FUNCTIONS)
+@EVERY
+def test_a_function_leaves_no_trace_in_what_is_observed(name, measure):
+    network, x = NETWORKS[name]()
+    check(observed(FUNCTIONS[measure]), network, x, f"{name} {measure}")
+
+
+@pytest.mark.parametrize("measure", FUNCTIONS)
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name.startswith("structure")])
+def test_a_function_alone_gives_every_parameter_and_buffer_back(name, measure):
+    network, x = NETWORKS[name]()
+    for module in modules_of(network):
+        module.training = False
+    check(FUNCTIONS[measure], network, x, f"{name} {measure}", slots_only=True)
+
+
+def test_every_exported_metric_and_function_is_looked_at():
+    exported = {getattr(functional, name) for name in functional.__all__}
+    functions = {f.__name__ for f in exported if not isinstance(f, type)}
+    assert {*FUNCTIONS} == functions - WITHOUT_NETWORK
+    assert {*METRICS} <= {*metrics.__all__}
