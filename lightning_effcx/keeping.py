@@ -98,6 +98,7 @@ def _warn(modules: list[nn.Module], changed: list[Found]) -> None:
     if not changed or theirs[0] in _warned:
         return
     _warned.add(theirs[0])
+    changed.reverse()  # as they were put back from the last to the first
     shown = [f"{_WHAT[found.kind]} {found.name or 'the module'!r}" for found in changed[:_SHOWN]]
     if len(changed) > _SHOWN:
         shown.append(f"{len(changed) - _SHOWN} more")

@@ -7,6 +7,7 @@ import collections
 import copy
 import itertools
 import random
+import tempfile
 import types
 import warnings
 from array import array
@@ -20,6 +21,7 @@ from networks import mlp
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 as everybody calls it
 from torch.nn.utils import parametrizations, parametrize
+from torch.utils.data import DataLoader
 
 # --- structures: where parameters are
 
@@ -447,3 +449,111 @@ STATES: dict[str, Callable[[], nn.Module]] = {
     ),
     "iterator of the user": stateful("Ag", Ids, lambda h, _: next(h), lambda h: h.value),
 }
+
+
+# --- what no forward should do: it is put back, and said
+
+
+class Teacher(Stateful):
+    """Follows its student at every forward, whether it is trained or not."""
+
+    def begin(self) -> None:
+        self.teacher = copy.deepcopy(self.layers).requires_grad_(False)
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        pairs = zip(self.teacher.parameters(), self.layers.parameters(), strict=True)
+        for teacher, student in pairs:
+            teacher.lerp_(student + 0.1, 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.follow()
+        return self.layers(x) + (0.1 * self.teacher(x) if self.training else 0)
+
+
+def changing(name: str, change: Callable[[nn.Module], object]) -> Callable[[], nn.Module]:
+    """A class whose forward changes its first layer, or itself."""
+
+    def forward(self, x):
+        out = self.layers(x)
+        change(self)
+        return out
+
+    members = {"begin": lambda _: None, "forward": forward}
+    return type(name, (Stateful,), members)
+
+
+def shrink(module: nn.Module) -> None:
+    module.layers[0].weight.data *= 0.9
+
+
+def replace(module: nn.Module) -> None:
+    module.layers[0].weight = nn.Parameter(module.layers[0].weight.detach() * 0.9)
+
+
+def move(module: nn.Module) -> None:
+    module.layers[0].weight.data = module.layers[0].weight.data.clone()
+
+
+def add(module: nn.Module) -> None:
+    module.scale = nn.Parameter(torch.ones(3))
+
+
+def freeze(module: nn.Module) -> None:
+    module.layers[0].weight.requires_grad_(False)
+
+
+def leave_hook(module: nn.Module) -> None:
+    module.layers[0].register_forward_hook(lambda *_: None)
+
+
+FORBIDDEN: dict[str, Callable[[], nn.Module]] = {
+    "EMA teacher": Teacher,
+    "shrinks a weight": changing("Shrinks", shrink),
+    "replaces a weight": changing("Replaces", replace),
+    "moves a weight": changing("Moves", move),
+    "adds a weight": changing("Adds", add),
+    "freezes a weight": changing("Freezes", freeze),
+    "leaves a hook": changing("Leaves", leave_hook),
+}
+
+# --- what cannot be put back: it is refused
+
+
+def numbers():
+    value = 0
+    while True:
+        value += 1
+        yield value
+
+
+files = []  # so that Python does not warn that they were never closed
+
+
+def lines():
+    file = tempfile.TemporaryFile("w+")  # noqa: SIM115 it stays open, which is the subject
+    file.write("1\n" * 1000)
+    file.seek(0)
+    files.append(file)
+    return file
+
+
+REFUSED: dict[str, Callable[[], nn.Module]] = {
+    "generator": stateful("Ah", numbers, lambda h, _: next(h)),
+    "generator in a list": stateful("Ai", lambda: [numbers()], lambda h, _: next(h[0])),
+    "file": stateful("Aj", lines, lambda h, _: float(h.readline())),
+    "loader": stateful(
+        "Ak",
+        lambda: iter(DataLoader([torch.ones(()) * i for i in range(99)])),
+        lambda h, _: next(h).item(),
+    ),
+}
+
+
+def reset() -> None:
+    """Set back what is nobody's own, as in a new process."""
+    global calls  # noqa: PLW0603 the subject
+    calls = space.calls = Box.made = OfClass.calls = 0
+    for shared in (kept_here, Box.boxes, OfClass.lengths, with_default.__defaults__[0]):
+        shared.clear()
+    vars(with_attribute).clear()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from architectures import ARCHITECTURES
-from idioms import STATES, STRUCTURES
+from idioms import FORBIDDEN, STATES, STRUCTURES
 from networks import ZOO, specimen
 from test_contract import CONCRETE
 from torch import Tensor, nn
@@ -112,6 +112,7 @@ NETWORKS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     **{f"user: {name}": partial(of_architecture, name) for name in filter(is_plain, ARCHITECTURES)},
     **{f"structure: {name}": partial(of_idiom, make) for name, make in STRUCTURES.items()},
     **{f"state: {name}": partial(of_idiom, make) for name, make in STATES.items()},
+    **{f"forbidden: {name}": partial(of_idiom, make) for name, make in FORBIDDEN.items()},
 }
 EVERY = pytest.mark.parametrize("name", NETWORKS)
 
@@ -122,7 +123,8 @@ def check(
     """Look twice, the second time with an error at some operation, and find no trace."""
     before, total = Trace(network, slots_only=slots_only), FailsAt()
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", "effcx")
+        expected = seed.startswith("forbidden")  # so that a warning is no error
+        warnings.filterwarnings("ignore" if expected else "error", "effcx: evaluating")
         warnings.filterwarnings("ignore", ".*deprecated|Using `torch.compile.module.` when")
         try:
             with total:
