@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_effcx.observe import Network
+from lightning_effcx.observe import Network, owner_of
 from lightning_effcx.units import units
 
 _forwards: dict[int, Callable[[Tensor], Tensor]] = {}  # those of the modules that are open
@@ -50,8 +50,8 @@ activation.register_autograd(_derive, setup_context=_keep)
 @contextmanager
 def as_one(network: Network) -> Iterator[None]:
     """Let each own activation among the modules of a network be one operation."""
-    owner = getattr(network, "__self__", network)
-    modules = list(owner.modules()) if isinstance(owner, nn.Module) else []
+    owner = owner_of(network)
+    modules = [] if owner is None else list(owner.modules())
     open_: list[tuple[nn.Module, int]] = []
     try:
         for module in filter(_is_own_activation, modules):

@@ -5,17 +5,18 @@ copied, a copy stands in for it. Else a tripwire does, which raises before anyth
 """
 
 import io
+import pickle
 import socket
 import sys
 import warnings
-from collections.abc import Callable, Coroutine, Iterator
-from copy import copy, deepcopy
+from collections.abc import Coroutine, Iterator
 from typing import Any, Never
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-_SIMPLE: tuple[type, ...] = (type(iter([])), type(iter(())), type(iter(range(0))), type(iter("")))
+_LONG = 2**24  # bytes of what a copy is made of
 # Operations that Python looks up in the class.
 _OPERATIONS = (
     "next iter call len getitem setitem delitem contains enter exit aiter anext await reversed "
@@ -72,10 +73,37 @@ def stand_in(name: str, value: Any) -> Any:
     if isinstance(value, Tensor):  # made in inference mode, such as a cached table: no autograd
         with torch.inference_mode(False):
             return value.clone()
-    duplicate: Callable[[Any], Any] = copy if isinstance(value, _SIMPLE) else deepcopy
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python means to end copies of iterators
-            return duplicate(value)
+            return _copied(value)
     except Exception:  # noqa: BLE001 whatever it is, it cannot be copied
         return Tripwire(name, type(value).__name__)
+
+
+def _copied(value: Any) -> Any:
+    """Copy an iterator of Python's own, over what is small and Python's own as well."""
+    file = _Short()
+    _Pickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
+    return pickle.loads(file.getvalue())  # noqa: S301 it was written in the line above
+
+
+class _Short(io.BytesIO):
+    """Ends where too much is written to it."""
+
+    @override
+    def write(self, data: Any) -> int:
+        if self.tell() > _LONG:
+            raise ValueError("it is too long to be copied")
+        return super().write(data)
+
+
+class _Pickler(pickle.Pickler):
+    """Refuses whatever is not Python's own, such as the data that an iterator goes through."""
+
+    @override
+    def reducer_override(self, obj: Any) -> Any:
+        kind = obj if isinstance(obj, type) else type(obj)
+        if kind.__module__ not in {"builtins", "itertools", "collections", "_io"}:
+            raise ValueError(f"a {kind.__name__} is not copied")
+        return NotImplemented
