@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import torch
@@ -27,6 +27,15 @@ _WHAT = {
 }
 _SHOWN = 3
 _COPIED = 2**30  # bytes of parameters
+
+
+class Changed(NamedTuple):
+    """What differed afterwards, in words, and whether it could not be put back."""
+
+    what: str
+    is_lost: bool
+
+
 _watched: ContextVar[frozenset[int]] = ContextVar("watched", default=frozenset())
 _warned: "WeakSet[nn.Module]" = WeakSet()
 
@@ -44,13 +53,10 @@ def kept(*roots: Any) -> Iterator[list[nn.Module]]:
     """
     reach = Reach(*roots)
     new = reach.tensors.keys() - _watched.get()
-    states = [found for found in reach.states if _is_due(found, new)]
-    _thin_out(states)
+    states = [found for found in _thinned(reach.states) if _is_due(found, new) and _keeps(found)]
     own = [t for key, t in reach.tensors.items() if key in new and isinstance(t, nn.Parameter)]
     gradients = [(parameter, parameter.grad) for parameter in own if parameter.is_leaf]
-    changed: list[Found] = []
-    for found in states:
-        found.state.keep()
+    changed: list[Changed] = []
     token = _watched.set(_watched.get() | new)
     with ExitStack() as stack:  # which goes on where something raises
         stack.callback(_warn, reach.modules, changed)
@@ -75,41 +81,52 @@ def _is_due(found: Found, new: set[int]) -> bool:
     return not (found.kind is Kind.PARAMETER and isinstance(state, Content)) or id(state.of) in new
 
 
-def _thin_out(states: list[Found]) -> None:
+def _thinned(states: list[Found]) -> list[Found]:
     """Copy no more than some parameters, and of the others know whether they changed."""
     left = _COPIED
     for found in states:
         if found.kind is Kind.PARAMETER and isinstance(found.state, Content):
             left -= found.state.of.nbytes
             found.state.copies = left >= 0
+    return states
 
 
-def _restore(found: Found, changed: list[Found]) -> None:
-    with torch.no_grad():
-        differed = found.state.restore()
-    if differed and found.kind in _WHAT:
-        changed.append(found)
+def _keeps(found: Found) -> bool:
+    """Keep a state; tell whether that is possible."""
+    try:
+        found.state.keep()
+    except Exception:  # noqa: BLE001 objects of users may do anything
+        return False
+    return True
 
 
-def _warn(modules: list[nn.Module], changed: list[Found]) -> None:
+def _restore(found: Found, changed: list[Changed]) -> None:
+    lost = isinstance(found.state, Content) and not found.state.copies
+    try:
+        with torch.no_grad():
+            differed = found.state.restore() and found.kind in _WHAT
+    except Exception:  # noqa: BLE001 objects of users may do anything
+        differed = lost = True
+    if differed:
+        changed.append(Changed(f"{_WHAT.get(found.kind, '')} {found.name or 'the module'!r}", lost))
+
+
+def _warn(modules: list[nn.Module], changed: list[Changed]) -> None:
     """Say what was put back that no forward should change, once for each module."""
     ours = __name__.partition(".")[0]
     theirs = [m for m in modules if type(m).__module__.partition(".")[0] != ours]
-    if not changed or theirs[0] in _warned:
+    module = (theirs or modules)[0]
+    if not changed or module in _warned:
         return
-    _warned.add(theirs[0])
+    _warned.add(module)
     changed.reverse()  # as they were put back from the last to the first
-    shown = [f"{_WHAT[found.kind]} {found.name or 'the module'!r}" for found in changed[:_SHOWN]]
+    shown = [one.what.strip() for one in changed[:_SHOWN]]
     if len(changed) > _SHOWN:
         shown.append(f"{len(changed) - _SHOWN} more")
-    lost = any(isinstance(f.state, Content) and not f.state.copies for f in changed)
+    lost = any(one.is_lost for one in changed)
     warnings.warn(
-        f"effcx: evaluating {type(theirs[0]).__name__} changed {', '.join(shown)}; "
-        + (
-            "not all of it could be put back, since no more than 1 GiB of parameters is copied: "
-            if lost
-            else "all of it was put back: "
-        )
-        + "measure a part, or a function, that changes nothing, with network=.",
+        f"effcx: evaluating {type(module).__name__} changed {', '.join(shown)}; "
+        f"{'not all of it could be' if lost else 'all of it was'} put back: measure a part, or a "
+        "function, that changes nothing, with network=.",
         stacklevel=2,
     )

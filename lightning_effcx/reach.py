@@ -7,13 +7,16 @@ threads, and it ends after a number of objects and bytes: what is near comes fir
 """
 
 from collections import deque
+from contextlib import suppress
 from enum import Enum, auto
 from functools import cached_property, partial
+from itertools import islice
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lightning_effcx.codes import named_by
 from lightning_effcx.contents import Content, copied, has_content
@@ -32,6 +35,7 @@ from lightning_effcx.states import (
 )
 
 _OBJECTS = 10_000  # besides modules and what they are registered with
+_MODULES = 1000  # in one container, beyond these objects
 _BYTES = 2**28  # of tensors and arrays that are not registered
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device})
 _OF_TORCH = frozenset(vars(nn.Module()))
@@ -82,7 +86,9 @@ class Reach:
         self._named = {"forward", "__call__"}  # attributes that code of the user's names
         self._spaces: list[Any] = []  # the classes and the files that may have them
         while self._waiting:
-            self._visit(*self._waiting.popleft())
+            # Objects of users may do anything when they are looked at.
+            with suppress(Exception):
+                self._visit(*self._waiting.popleft())
 
     def holders(self) -> list[Holder]:
         """Return what holds tensors, and other things."""
@@ -116,7 +122,8 @@ class Reach:
                 self._object(name, value)
 
     def _push(self, name: str, parts: dict[Any, Any]) -> None:
-        for key, part in parts.items():
+        most = max(self._objects, 0) + _MODULES  # more would not be entered
+        for key, part in islice(parts.items(), most):
             if type(part) not in _ATOMS:
                 at = f"{name}.{key}" if isinstance(key, str) else f"{name}[{key!r}]"
                 self._waiting.append((at.lstrip("."), part))
@@ -133,6 +140,8 @@ class Reach:
         for kind in type(module).__mro__:
             self._class(kind)
         held = vars(module)
+        if any(map(is_lazy, held["_parameters"].values())):
+            return  # its first call makes it another module
         self.states.append(Found(name, Attributes(module), Kind.HOLDER))
         self._push(name, {key: part for key, part in held.items() if key not in _OF_TORCH})
         if isinstance(module, torch.jit.ScriptModule):

@@ -1,3 +1,4 @@
+import random
 import warnings
 from itertools import count
 
@@ -82,11 +83,48 @@ def test_parameters_are_copied_where_nobody_further_out_has_a_copy(monkeypatch):
 def test_beyond_a_size_a_change_is_seen_but_cannot_be_put_back(monkeypatch):
     monkeypatch.setattr(keeping, "_COPIED", 0)
     network = FORBIDDEN["shrinks a weight"]()
-    with pytest.warns(UserWarning, match="not all of it could be put back, since no more than"):
+    with pytest.warns(
+        UserWarning, match="layers.0.weight.; not all of it could be put back: measure"
+    ):
         JacobianNorm().update(network, torch.randn(3, 4))
     untouched = mlp(2, 3)
     with observing(untouched):
         untouched(torch.randn(3, 2))
+
+
+class Stubborn(random.Random):
+    """Cannot be set back."""
+
+    def setstate(self, state) -> None:
+        raise KeyError(state)
+
+
+class Shy(random.Random):
+    """Cannot be looked at."""
+
+    def getstate(self):
+        raise KeyError
+
+
+def test_what_raises_when_it_is_put_back_ends_nothing_and_is_said():
+    network = mlp(2, 3)
+    network.source, network.shy, network.list = Stubborn(), Shy(), [1]
+    with pytest.warns(UserWarning, match="changed 'source'; not all of it could be put back"):
+        draw(network)
+    assert network.list == [1]
+
+
+def draw(network) -> None:
+    with observing(network):
+        network.source.random()
+        network.list.append(2)
+
+
+def test_modules_that_their_first_call_makes_are_left_alone():
+    network = nn.Sequential(nn.LazyLinear(3))
+    with observing(network):
+        network(torch.zeros(2, 4))
+    assert network(torch.zeros(2, 4)).shape == (2, 3)
 
 
 def test_gradients_are_put_aside():
