@@ -171,7 +171,7 @@ def _is_alike(argument: Any, z: Tensor) -> bool:
 def _piece(z: Tensor, kinks: tuple[float, ...]) -> tuple[Tensor, Tensor]:
     """Return two ends of the linear piece of each unit; one of them anywhere on a ray."""
     kinks = tuple(filter(math.isfinite, kinks)) or (0.0,)
-    ends = torch.tensor([kinks[0] - 1, *kinks, kinks[-1] + 1]).to(z)
+    ends = z.new_tensor([kinks[0] - 1, *kinks, kinks[-1] + 1])
     piece = torch.stack([z > kink for kink in kinks]).sum(0)
     return ends[piece], ends[piece + 1]
 

@@ -136,7 +136,7 @@ class Engine(Pass):
             new = self._insert(left, fraction)
             self._record(name, new, unit, kink)
             given, named = self.followed.bring((given, named), self.rows.version)
-            at = torch.tensor(kinks).to(z)[kink]
+            at = z.new_tensor(kinks)[kink]
             pinned = self._pinned(self._read(func, given, named), given[0], new, unit, at)
             given = (pinned, *given[1:])
             func = _in_place(func, operation.name)  # it is ours, and memory takes time

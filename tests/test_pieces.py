@@ -100,6 +100,13 @@ def test_knots_are_where_they_are_on_paper(network, knots):
     assert_close(pieces(network, line(-8, -4, 0.7, 8)).regions(), found.regions())
 
 
+@pytest.mark.parametrize("default", [torch.float32, torch.float64])
+def test_a_kink_is_as_precise_as_the_pass_whatever_the_default_is(default):
+    torch.set_default_dtype(default)  # put back by the fixture
+    found = pieces(lambda x: x.clamp(-0.5, 0.7), line(-2, 2), keep=["output"])
+    assert found.values["output"].flatten().tolist() == [-0.5, 0.7]
+
+
 def test_maxout_takes_the_best_of_each_group():
     x = line(-4, 4)
     affine = linear(torch.tensor([[1.0], [-1], [2], [1]]), torch.tensor([0.0, 0, 0, 1]))
