@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
+from lightning_effcx.lineage import Lineage
 from lightning_effcx.operations import written
 from lightning_effcx.rows import Rows
 
@@ -25,12 +26,16 @@ class Beside:
         rows: The rows of the pass.
         versions: The version of the rows of each tensor that the pass follows.
         dtype: The precision of the pass.
+        lineage: The lineage of the tensors of the pass.
     """
 
-    def __init__(self, rows: Rows, versions: WeakIdKeyDictionary, dtype: torch.dtype) -> None:
+    def __init__(
+        self, rows: Rows, versions: WeakIdKeyDictionary, dtype: torch.dtype, lineage: Lineage
+    ) -> None:
         self.rows = rows
         self.versions = versions
         self.dtype = dtype
+        self.lineage = lineage
 
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operator; a tensor that the pass follows is left as it is if it is written to."""
@@ -43,11 +48,13 @@ class Beside:
             if argument not in self.versions:
                 is_read = argument.is_floating_point() and id(argument) not in targets
                 return argument.to(self.dtype) if is_read else argument
-            first = self.rows.first(argument, self.versions[argument])
             if id(argument) in targets:
-                first = first.clone()
+                first = self.rows.first(argument, self.versions[argument]).clone()
                 originals[id(first)] = argument
-            return first
+                return first
+            if _is_view(func):
+                return self.copy(argument)
+            return self.rows.first(argument, self.versions[argument])
 
         given, named = tree_map(at_start, (args, kwargs))
         operator = func.overloadpacket.__name__.strip("_")
@@ -60,11 +67,25 @@ class Beside:
         out = func(*given, **named)
         return tree_map(lambda made: originals.get(id(made), made), out)
 
+    def copy(self, followed: Tensor) -> Tensor:
+        """Copy a tensor that the pass follows, at the rows of the start.
+
+        A view of the tensor itself would share its memory, so that it would share its origins.
+        """
+        copy = self.rows.first(followed, self.versions[followed]).clone()
+        self.lineage.copied(copy, followed)
+        return copy
+
     def _resized(self, size: Any) -> Any:
         """Correct a batch size that the network read after rows were inserted."""
         if isinstance(size, (list, tuple)) and size and size[0] in self.rows.counts:
             return [self.rows.counts[0], *size[1:]]
         return size
+
+
+def _is_view(func: Any) -> bool:
+    """Tell whether what an operator returns may share the memory of what it is given."""
+    return any(returned.alias_info is not None for returned in func._schema.returns)  # noqa: SLF001
 
 
 def _is_complex(argument: Any) -> bool:

@@ -6,9 +6,10 @@ lineage notes for every tensor which sites it was computed from. At the end that
 tells which sites matter.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
@@ -16,7 +17,20 @@ from torch.overrides import TorchFunctionMode
 from lightning_effcx.operations import FRESH, tensors, written
 
 # Calls that take numbers out of torch, where nobody can follow them.
-_LEAVING = frozenset({Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__})
+_LEAVING = frozenset(
+    {
+        Tensor.__array__,
+        Tensor.__dlpack__,
+        Tensor.data_ptr,
+        Tensor.numpy,
+        Tensor.storage,
+        Tensor.tolist,
+    }
+)
+# Calls that copy numbers out of a list, also where they are in tensors.
+_COPYING = frozenset({torch.as_tensor, torch.asarray, torch.tensor})
+# Operators whose results have a size that depends on a mask alone.
+_MASKED = frozenset({"index", "masked_select"})
 
 
 class Lineage:
@@ -28,6 +42,7 @@ class Lineage:
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[StorageWeakRef, frozenset[Any]]] = {}
+        self._originals: dict[int, tuple[StorageWeakRef, int]] = {}
         self.asked: frozenset[Any] = frozenset()
         """The origins of numbers that the network read, so that anything may depend on them."""
 
@@ -46,18 +61,37 @@ class Lineage:
             _, known = self._known.get(storage.cdata, (None, origins))
             self._known[storage.cdata] = storage, origins if known is origins else known | origins
 
+    def copied(self, copy: Tensor, original: Tensor) -> None:
+        """Note that a copy stands for a tensor: what is written to it is meant for the other."""
+        storage = _storage(copy)
+        self._originals[storage.cdata] = storage, _storage(original).cdata
+
     def ran(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, origins: Any
     ) -> None:
         """Note the origins of what an operator returned and of what it wrote to."""
         if func.overloadpacket.__name__ in FRESH:
             return
-        self.add(origins, out, *written(func, args, kwargs))
+        targets = written(func, args, kwargs)
+        self.add(origins, out, *targets)
+        for target in tensors(targets):
+            self._add_to_original(origins, target)
+        if torch.Tag.dynamic_output_shape in func.tags:
+            # The network may read the size of the result, which leaves no trace.
+            masks = _masks(args) if func.overloadpacket.__name__ in _MASKED else None
+            self.asked |= origins if masks is None else self.of(masks)
         if not any(True for _ in tensors(out)) and not func._schema.is_mutable:  # noqa: SLF001
             self.asked |= origins  # such as the number that item() returns
 
-    def read(self, argument: Any) -> None:
+    def _add_to_original(self, origins: frozenset[Any], copy: Tensor) -> None:
+        _, original = self._originals.get(_storage(copy).cdata, (None, 0))
+        if original in self._known:
+            reference, known = self._known[original]
+            self._known[original] = reference, known | origins
+
+    def read(self, argument: Any, reader: str) -> None:
         """Note that the network reads the numbers in a tensor itself."""
+        del reader
         self.asked |= self.of(argument)
 
     def needed(self, outputs: Any) -> frozenset[Any]:
@@ -69,20 +103,25 @@ class Leaving(TorchFunctionMode):
     """While open, tells which tensors the network turns into something that is not torch's.
 
     Args:
-        lineage: What is told.
+        read: Called with each of them, or a list with some, and the name of what reads it.
     """
 
-    def __init__(self, lineage: Lineage) -> None:
+    def __init__(self, read: Callable[[Any, str], None]) -> None:
         super().__init__()
-        self.lineage = lineage
+        self.read = read
 
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         del types
-        if func in _LEAVING:
-            self.lineage.read(args[0])
+        if func in _LEAVING or (func in _COPYING and not isinstance(args[0], Tensor)):
+            self.read(args[0], func.__name__.strip("_"))
         return func(*args, **(kwargs or {}))
+
+
+def _masks(args: tuple[Any, ...]) -> list[Tensor]:
+    """Return the truth values among the arguments."""
+    return [tensor for tensor in tensors(args) if tensor.dtype in {torch.bool, torch.uint8}]
 
 
 def _storage(tensor: Tensor) -> StorageWeakRef:

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_effcx.batches import mixes_samples
 from lightning_effcx.beside import SIZED, Beside, to_integers
@@ -23,7 +23,7 @@ from lightning_effcx.lineage import Leaving, Lineage
 from lightning_effcx.observe import Network, differentiating
 from lightning_effcx.operations import FRESH, Operation, check_continuous, nonlinearity, tensors
 from lightning_effcx.refusals import CurveError, RefusedError, deciding, mixing
-from lightning_effcx.rewrites import Rewrites
+from lightning_effcx.rewrites import Rewrites, writes
 from lightning_effcx.rows import Rows
 from lightning_effcx.sites import SiteNames
 
@@ -57,7 +57,7 @@ class Pass(TorchDispatchMode):
         self.needed: frozenset[Any] = frozenset()
         self.lineage = Lineage()
         self.lineage.add(frozenset({"input"}), self.x)
-        self._beside = Beside(self.rows, self.versions, self.x.dtype)
+        self._beside = Beside(self.rows, self.versions, self.x.dtype, self.lineage)
         self._refused: list[RefusedError] = []
         self._stale = False
         self._origins: frozenset[Any] = frozenset()  # of what runs now
@@ -69,8 +69,8 @@ class Pass(TorchDispatchMode):
                 torch.no_grad(),
                 differentiating(),
                 self.names,
-                Rewrites(self.followed.depends, self.followed.resized, self._fail),
-                Leaving(self.lineage),
+                Rewrites(self.followed.depends, self.followed.resized, self._failed),
+                Leaving(self._read_by_network),
                 self,
             ):
                 y = network(self.x)
@@ -153,6 +153,14 @@ class Pass(TorchDispatchMode):
     def _is_beside(self, origins: frozenset[Any]) -> bool:
         return not origins.isdisjoint(self.idle) or not origins.isdisjoint(self._refused)
 
+    def _read_by_network(self, argument: Any, reader: str) -> None:
+        """Note that the network reads numbers itself: what it makes of them cannot be followed."""
+        if any(map(self.followed.depends, tensors(argument))):
+            refusal = deciding(reader)
+            self._refused.append(refusal)
+            self.lineage.asked |= {refusal}
+        self.lineage.read(argument, reader)
+
     def _refuse(self, refusal: RefusedError) -> None:
         self._refused.append(refusal)
         self._origins |= {refusal}
@@ -184,6 +192,8 @@ class Pass(TorchDispatchMode):
         operands = list(tensors(args, kwargs))
         if any(operand in self.followed.indices for operand in operands):
             return self._index(func, args, kwargs)
+        if any(map(self._is_lost, operands)):
+            raise deciding(func.overloadpacket.__name__.strip("_"))
         if not any(map(self.followed.depends, operands)):
             return func(*args, **kwargs)
         if "out" in kwargs:
@@ -203,6 +213,11 @@ class Pass(TorchDispatchMode):
         out = self.followed.put(func, args, run(func, args, kwargs, name), name)
         self._leave(name, out if isinstance(out, Tensor) else out[0])
         return out
+
+    def _is_lost(self, argument: Tensor) -> bool:
+        """Tell whether an argument has numbers that depend on the input, but at unknown rows."""
+        is_number = bool(argument.numel()) and self._is_number(argument)
+        return is_number and not self.followed.depends(argument)
 
     def _index(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Let the indices of what was chosen be rearranged, but nothing else be made of them."""
@@ -245,7 +260,34 @@ class Pass(TorchDispatchMode):
         """Note whether a call that failed was given the number of rows of before."""
         self._stale = self._stale or any(map(self.followed.is_stale, tree_leaves(arguments)))
 
-    def _stuck(self, error: RuntimeError) -> str:
+    def _failed(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
+    ) -> Any:
+        """Evaluate beside the pass a call that failed since it was given rows of before.
+
+        Such is a loss with labels for each sample, which the outputs may not depend on.
+        """
+        self._fail(args, kwargs)
+        leaves = tree_leaves((args, kwargs))
+        followed = any(map(self.followed.depends, leaves))
+        known = followed and any(map(self.followed.is_stale, leaves))
+        if isinstance(error, RefusedError) or not known or writes(func, kwargs):
+            raise error
+        refusal = RefusedError(self._stuck(error))
+        self._refused.append(refusal)
+
+        def at_start(argument: Any) -> Any:
+            if not self.followed.depends(argument):
+                return argument
+            copy = self._beside.copy(argument)
+            self.lineage.add(self.lineage.of(argument) | {refusal}, copy)
+            return copy
+
+        with _disable_current_modes():  # the copies are ours
+            given, named = tree_map(at_start, (args, kwargs))
+        return func(*given, **named)
+
+    def _stuck(self, error: Exception) -> str:
         """Say why the network does not go on, as far as that was seen."""
         if self._stale:
             return (

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+# Functions that write in place, as Python's own operators do.
+_WRITING = frozenset({"iadd", "idiv", "imul", "isub", "itruediv", "setitem"})
+
 
 class Rewrites(TorchFunctionMode):
     """Changes the calls of a network as they are made.
@@ -19,19 +22,20 @@ class Rewrites(TorchFunctionMode):
     Args:
         depends: Whether an argument depends on the input.
         resized: Maps a tensor and the size that it is to have to the size that is meant.
-        fail: Called with the arguments of a call that fails.
+        failed: Called with a call that fails, its arguments and its error; returns what the call
+            is to return instead, or raises the error.
     """
 
     def __init__(
         self,
         depends: Callable[[Any], bool],
         resized: Callable[[Tensor, Any], Any],
-        fail: Callable[..., None],
+        failed: Callable[..., Any],
     ) -> None:
         super().__init__()
         self.depends = depends
         self.resized = resized
-        self.fail = fail
+        self.failed = failed
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -40,9 +44,8 @@ class Rewrites(TorchFunctionMode):
         kwargs = kwargs or {}
         try:
             return self._changed(func, args, kwargs)
-        except RuntimeError:
-            self.fail(args, kwargs)
-            raise
+        except (RuntimeError, ValueError) as error:
+            return self.failed(func, args, kwargs, error)
 
     def _changed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in {Tensor.reshape, torch.reshape} and self.depends(args[0]):
@@ -53,6 +56,14 @@ class Rewrites(TorchFunctionMode):
         if func is torch.nn.functional.pad and "circular" in {*args[2:3], kwargs.get("mode")}:
             return _wrapped(*args[:2])
         return func(*args, **kwargs)
+
+
+def writes(func: Any, kwargs: dict[str, Any]) -> bool:
+    """Tell by its name whether a function of torch writes to what it is given."""
+    name = getattr(func, "__name__", "")
+    plain = name.strip("_")
+    in_place = name.endswith("_") and not name.endswith("__")
+    return in_place or "out" in kwargs or plain in _WRITING
 
 
 def _wrapped(x: Tensor, padding: Sequence[int]) -> Tensor:

@@ -42,7 +42,7 @@ class Substituted:
         with torch.no_grad(), differentiating():
             x = x.clone() if x.is_inference() else x
             follower = _Substitution(x, self.lines)
-            with as_one(self.network), follower.names, Leaving(follower.lineage), follower:
+            with as_one(self.network), follower.names, Leaving(follower.lineage.read), follower:
                 y = self.network(x)
             follower.needed(y)
             return y

@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from lightning_effcx.follow import Follower
 from lightning_effcx.lineage import Leaving
 from lightning_effcx.observe import Network, evaluate
-from lightning_effcx.operations import Kind, Operation
+from lightning_effcx.operations import Kind, Operation, tensors, written
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +117,7 @@ def listen(network: Network, x: Tensor, hear: Callable[[Site], T]) -> Heard[T]:
 
     listener = _Listener(x, keep)
     above = _Above(listener) if torch.is_grad_enabled() else nullcontext()
-    with listener.names, above, Leaving(listener.lineage), listener:
+    with listener.names, above, Leaving(listener.lineage.read), listener:
         y = evaluate(network, x)
     listener.flush()
     needed = listener.needed(y)
@@ -164,7 +164,9 @@ class _Listener(Follower):
         if func._schema.is_mutable:  # noqa: SLF001 such as relu_, or copy_ into a buffer
             operation = replace(operation, z=operation.z.clone())
         out = func(*args, **kwargs)
-        return out, self._announce(operation, out)
+        # Some operators return nothing, but write; some answer a question without any tensor.
+        left = next(tensors(out, written(func, args, kwargs)), None)
+        return out, "" if left is None else self._announce(operation, left, out)
 
     def flush(self) -> None:
         """Let the sites that wait be heard, without listening to what is done with them."""
@@ -180,9 +182,8 @@ class _Listener(Follower):
         except ValueError as error:
             self.refused.setdefault(site.name, error)
 
-    def _announce(self, operation: Operation, out: Any) -> str:
+    def _announce(self, operation: Operation, output: Tensor, out: Any) -> str:
         """Let a site be heard, now or soon; return its name, empty if it is none."""
-        output = out if isinstance(out, Tensor) else out[0]
         if not output.dim():
             return ""  # a number about the whole batch, such as in a check of its range
         z = _by_sample(operation.z, self.n)

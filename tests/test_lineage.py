@@ -124,6 +124,32 @@ def through_an_array(x):
     return x + torch.from_numpy(np.asarray(torch.relu(x)))
 
 
+def through_a_list_of_tensors(x):
+    return x + torch.tensor([list(row) for row in torch.relu(x)])
+
+
+def through_its_memory(x):
+    return x * sum(torch.relu(x).storage().tolist())
+
+
+def through_a_count(x):
+    return x * len(torch.relu(x).nonzero())
+
+
+def through_the_size_of_a_selection(x):
+    return x * len(x[torch.relu(x) > 0.5])
+
+
+def through_different_values(x):
+    return x * torch.unique(torch.relu(x)).numel()
+
+
+def through_several_at_once(x):
+    both = [x + 1, x + 2]
+    torch._foreach_add_(both, [torch.relu(x), torch.relu(x)])
+    return both[0] + both[1]
+
+
 def through_control_flow(x):
     return x if torch.relu(x).sum() > 1 else -x
 
@@ -142,13 +168,25 @@ def through_a_buffer(x):
     return x + table
 
 
+OUT_OF_SIGHT = [
+    through_numpy,
+    through_a_list,
+    through_a_number,
+    through_an_array,
+    through_a_list_of_tensors,
+    through_its_memory,
+    through_a_count,
+    through_the_size_of_a_selection,
+    through_different_values,
+]
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
 @pytest.mark.parametrize(
     "network",
     [
-        through_numpy,
-        through_a_list,
-        through_a_number,
-        through_an_array,
+        *OUT_OF_SIGHT,
+        through_several_at_once,
         through_control_flow,
         through_a_mask,
         through_indices,
@@ -225,6 +263,70 @@ def test_another_output_costs_no_rows():
     found = pieces(lambda x: both(x)[0], path)
     assert torch.equal(found.regions(), pieces(network, path).regions())
     assert rows[-1] < rows[0] + len(found.path) + 3  # once it is known not to count
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+@pytest.mark.parametrize("network", OUT_OF_SIGHT)
+def test_numbers_that_leave_torch_cannot_be_followed(network):
+    path = torch.randn(3, 2, 4)
+    expected = "lets what the network does depend on its input|is not continuous and|moves, joins"
+    with pytest.raises(ValueError, match=expected):
+        pieces(network, path)
+
+
+def test_memory_that_is_shared_behind_the_back_of_torch_is_not_taken_for_a_constant():
+    def network(x):
+        h = torch.relu(x)
+        same = torch.empty(0, dtype=h.dtype).set_(h.untyped_storage(), 0, h.shape, h.stride())
+        return torch.relu(same - 0.3)
+
+    with pytest.raises(ValueError, match=r"^'sub' lets what the network does depend on its input"):
+        pieces(network, torch.randn(3, 2, 4))
+
+
+LABELLED = [
+    torch.nn.functional.mse_loss,
+    torch.nn.functional.smooth_l1_loss,
+    torch.nn.functional.binary_cross_entropy_with_logits,
+    torch.nn.functional.cosine_similarity,
+    lambda h, labels: (h - labels).square().mean(),
+    lambda h, labels: torch.cat([h, labels], 1).exp(),
+    lambda h, labels: (h @ h.t()).log_softmax(1),
+    lambda h, labels: [sample.relu() for sample in h],
+]
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize("loss", LABELLED)
+def test_a_loss_with_labels_for_each_sample_is_left_out(loss):
+    def alone(x):
+        return torch.relu(torch.relu(x) - 0.2)
+
+    def network(x):
+        labels = torch.arange(2.0 * len(x)).reshape(-1, 2).to(x)
+        h = torch.relu(x)
+        loss(h, labels)
+        return torch.relu(h - 0.2)
+
+    x = torch.tensor([[-1.0, 0.5], [2.0, 0.3]], dtype=torch.float64)
+    found = pieces(network, x[None])
+    assert len(found.sites) == 2
+    assert torch.equal(found.position, pieces(alone, x[None]).position)
+    assert torch.equal(boundary_distance(network, x), boundary_distance(alone, x))
+
+
+@pytest.mark.parametrize("view", [torch.t, torch.unbind])
+def test_what_is_written_to_a_view_that_cannot_be_followed_is_refused(view):
+    def network(x):
+        h = torch.relu(x) - 0.2  # at rows that were inserted
+        for part in view(h):
+            part.relu_()
+        return h
+
+    path = torch.tensor([[[-1.0, 0.5], [2.0, 0.3]]])
+    with pytest.raises(ValueError, match=r"^site '(t|unbind)' moves, joins or parts samples"):
+        pieces(network, path)
+    pieces(lambda x: (torch.relu(x), network(x))[0], path)
 
 
 def test_what_is_refused_is_refused_if_the_outputs_depend_on_it_by_any_way():
