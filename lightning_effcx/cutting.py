@@ -18,6 +18,7 @@ PASSES = 1000
 
 _SHORTEST = 1e-9  # of a segment: between nearer rows there is no cut
 _WHERE = 0.4877  # off the middle, so that no symmetry puts a kink there
+_STEPS = 2**20  # of a segment, between which cuts lie
 
 
 def in_parts(
@@ -42,8 +43,9 @@ def in_parts(
             current.run(network)
         except TooLargeError as large:
             count = -(-large.rows // large.fitting)
-            if is_free or passes + len(waiting) + count > PASSES:
-                raise ValueError(_too_many(large, count)) from None
+            needed = passes + len(waiting) + count
+            if is_free or needed > PASSES:
+                raise ValueError(_too_many(large, max(needed, PASSES + 1))) from None
             # Twice as many, since later operations find more knots.
             parts = _cut(current.rows, rows, x, 2 * count)
             waiting += [(*part, len(parts) == 1) for part in reversed(parts)]
@@ -80,7 +82,7 @@ def _cut(refined: Rows, rows: Rows, x: Tensor, parts: int) -> list[tuple[Rows, T
     inside = chosen[joined[chosen]]
     end = torch.where(left[inside + 1] == left[inside], fraction[inside + 1], 1.0)
     cut = Rows(rows.path, rows.position)
-    new = cut.insert(left[inside], fraction[inside].lerp(end, _WHERE))
+    new = cut.insert(left[inside], _within(fraction[inside], end))
     x = cut.bring(x, 0)
     between = cut.moved(left[chosen[~joined[chosen]]], 0)  # after the last row of a path
     stops = torch.cat([new, between, new.new_tensor([len(x) - 1])]).tolist()
@@ -89,3 +91,14 @@ def _cut(refined: Rows, rows: Rows, x: Tensor, parts: int) -> list[tuple[Rows, T
         (Rows(cut.path[start : stop + 1], cut.position[start : stop + 1]), x[start : stop + 1])
         for start, stop in zip(sorted(starts), sorted(stops), strict=True)
     ]
+
+
+def _within(start: Tensor, end: Tensor) -> Tensor:
+    """Return where to cut between two fractions of a segment.
+
+    Half a step of a grid has few digits, so that a unit which stays exactly on its kink does so at
+    the cut as well, and simple fractions, where kinks may be, are on the grid itself.
+    """
+    where = start.lerp(end, _WHERE)
+    rounded = ((where * _STEPS).floor() + 0.5) / _STEPS
+    return torch.where((start < rounded) & (rounded < end), rounded, where)

@@ -81,6 +81,15 @@ class Endless(nn.Module):
         return x
 
 
+def test_how_many_passes_are_needed_is_told_also_after_some_were_made():
+    torch.manual_seed(0)
+    path = 3 * torch.randn(60, 120, 5)
+    with pytest.raises(
+        ValueError, match=r"take at least [1-9][\d,]*,\d{3} passes, but at most 1,000"
+    ):
+        pieces(mlp(5, 32, 32, 2), path, budget=10**5)
+
+
 def test_a_network_that_always_finds_more_knots_is_refused_in_the_end():
     network = Counted(Endless())
     with pytest.raises(
@@ -96,6 +105,18 @@ def test_knots_at_one_place_cannot_be_cut_apart_and_are_found_all_the_same(budge
     found = pieces(network, torch.tensor([[[-1.0], [2.0]]]), budget=budget)
     assert found.transitions().tolist() == [300]
     assert found.regions().tolist() == [2]
+
+
+@pytest.mark.parametrize("budget", [5_000, 20_000])
+def test_a_unit_that_stays_on_its_kink_stays_there_at_a_cut(budget):
+    weight = torch.cat([torch.ones(1, 2), torch.arange(80.0).reshape(40, 2) - 20])
+    network = nn.Sequential(linear(weight, -torch.arange(1.0, 42)), nn.ReLU())
+    k = torch.arange(1.0, 9)
+    along = torch.stack([torch.stack([-k, k + 1], 1), torch.stack([k + 1, -k], 1)], 1)
+    beyond = torch.tensor([[5.0, 9.0], [-9.0, 3.0]]).expand(8, 2, 2)
+    found = pieces(network, torch.cat([along, beyond], 1), budget=budget)
+    # Not on the first segments, where it is 0.
+    assert (found.unit == 0).sum() == 2 * 8
 
 
 def test_an_interrupt_ends_a_pass_and_leaves_no_mode_behind():
