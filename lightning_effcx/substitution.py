@@ -15,7 +15,7 @@ from lightning_effcx.broken_lines import BrokenLines
 from lightning_effcx.follow import Follower
 from lightning_effcx.lineage import Leaving
 from lightning_effcx.observe import Network, differentiating, evaluate
-from lightning_effcx.operations import Operation
+from lightning_effcx.operations import Operation, tensors, written
 from lightning_effcx.own import as_one
 
 _NUMBERS = 2**22  # in one tensor, at most, while two networks are compared
@@ -72,7 +72,9 @@ class _Substitution(Follower):
         z = operation.z
         if operation.kind != "curve":
             out = func(*args, **kwargs)
-            is_number = not (out if isinstance(out, Tensor) else out[0]).dim()
+            # Some operators return nothing, but write; some answer a question without any tensor.
+            left = next(tensors(out, written(func, args, kwargs)), None)
+            is_number = left is None or not left.dim()
             return out, "" if is_number else self.names.name(operation.name)
         if not z.dim():
             return func(*args, **kwargs), ""
