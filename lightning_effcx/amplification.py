@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_effcx.keeping import reach_of
 from lightning_effcx.lending import lent
 from lightning_effcx.observe import Network, differentiating, owner_of
-from lightning_effcx.reach import Reach
 from lightning_effcx.units import Site, listen
 
 
@@ -76,7 +76,7 @@ def _absolute(network: Network) -> Network:
             f"{type(network).__name__} does not tell: pass the torch.nn.Module, or a bound method "
             "of it, not scripted, or use error='measured'."
         )
-    reach = Reach(owner)
+    reach = reach_of(owner)
     holders = reach.holders()
     own = [t for m in reach.modules for t in (*m.parameters(False), *m.buffers(False))]
     values = {id(tensor): tensor.detach().abs() for tensor in own if tensor.is_floating_point()}

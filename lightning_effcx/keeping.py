@@ -37,6 +37,7 @@ class Changed(NamedTuple):
 
 
 _watched: ContextVar[frozenset[int]] = ContextVar("watched", default=frozenset())
+_outer: ContextVar[Reach | None] = ContextVar("outer", default=None)
 _warned: "WeakSet[nn.Module]" = WeakSet()
 
 
@@ -44,14 +45,19 @@ _warned: "WeakSet[nn.Module]" = WeakSet()
 def kept(*roots: Any) -> Iterator[list[nn.Module]]:
     """Put back all that a forward may change; yield the modules that it reaches, in eval mode.
 
-    Parameters are compared by their bytes, where they are not within another `kept`, and their
-    gradients are put aside. `network.eval()` and `network.train()` are avoided, since users
-    override them and since they would wake parts that the user froze.
+    Within another `kept` that has the same modules, only their modes are put back. Parameters are
+    compared by their bytes, and their gradients are put aside. `network.eval()` and
+    `network.train()` are avoided, since users override them and since they would wake parts that
+    the user froze.
 
     Args:
         *roots: The module, and what else is at work beside it.
     """
-    reach = Reach(*roots)
+    reach = reach_of(*roots)
+    if reach is _outer.get():  # all is put back further out, and the walk takes time
+        with _evaluating(reach.modules):
+            yield reach.modules
+        return
     new = reach.tensors.keys() - _watched.get()
     states = [found for found in _thinned(reach.states) if _is_due(found, new) and _keeps(found)]
     own = [t for key, t in reach.tensors.items() if key in new and isinstance(t, nn.Parameter)]
@@ -61,9 +67,8 @@ def kept(*roots: Any) -> Iterator[list[nn.Module]]:
     with ExitStack() as stack:  # which goes on where something raises
         stack.callback(_warn, reach.modules, changed)
         stack.callback(_watched.reset, token)
-        for part in reach.modules:
-            stack.callback(setattr, part, "training", part.training)
-            part.training = False
+        stack.callback(_outer.reset, _outer.set(reach))
+        stack.enter_context(_evaluating(reach.modules))
         for parameter, gradient in gradients:
             stack.callback(setattr, parameter, "grad", gradient)
             parameter.grad = None
@@ -73,6 +78,24 @@ def kept(*roots: Any) -> Iterator[list[nn.Module]]:
         for holder in reach.holders() if instead else ():
             lend(holder, instead)
         yield reach.modules
+
+
+def reach_of(*roots: Any) -> Reach:
+    """Return all that a module reaches; as it was found further out, if it was."""
+    outer = _outer.get()
+    return outer if outer is not None and all(map(outer.covers, roots)) else Reach(*roots)
+
+
+@contextmanager
+def _evaluating(modules: list[nn.Module]) -> Iterator[None]:
+    modes = [part.training for part in modules]
+    try:
+        for part in modules:
+            part.training = False
+        yield
+    finally:
+        for part, mode in zip(modules, modes, strict=True):
+            part.training = mode
 
 
 def _is_due(found: Found, new: set[int]) -> bool:

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lightning_effcx.keeping import kept
+from lightning_effcx.keeping import kept, reach_of
 from lightning_effcx.lending import lent
-from lightning_effcx.reach import Reach
 from lightning_effcx.shards import whole
 
 Network: TypeAlias = Callable[[Tensor], Tensor]
@@ -67,7 +66,7 @@ def in_precision(network: Network, dtype: torch.dtype) -> Network:
     owner = owner_of(network)
     if owner is None:
         return network
-    reach = Reach(owner)
+    reach = reach_of(owner)
     holders = reach.holders()
     cast = {
         key: tensor.detach().to(dtype)

@@ -8,6 +8,7 @@ threads, and it ends after a number of objects and bytes: what is near comes fir
 
 from collections import deque
 from contextlib import suppress
+from copy import copy
 from enum import Enum, auto
 from functools import cached_property, partial
 from itertools import islice
@@ -90,11 +91,21 @@ class Reach:
             with suppress(Exception):
                 self._visit(*self._waiting.popleft())
 
+    def covers(self, root: Any) -> bool:
+        """Tell whether all modules of a network were found, but those that are ours around them."""
+        if not isinstance(root, nn.Module):
+            return id(root) in self._seen
+        ours = __name__.partition(".")[0]
+        return all(
+            id(part) in self._seen or type(part).__module__.partition(".")[0] == ours
+            for part in root.modules()
+        )
+
     def holders(self) -> list[Holder]:
-        """Return what holds tensors, and other things."""
+        """Return copies of what holds tensors, and other things, to be kept by whoever asks."""
         kinds = {Kind.HOLDER, Kind.PARAMETERS}
         return [
-            found.state
+            copy(found.state)
             for found in self.states
             if found.kind in kinds and isinstance(found.state, Holder)
         ]

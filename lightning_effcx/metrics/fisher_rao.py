@@ -32,12 +32,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_effcx.draws import Draws
+from lightning_effcx.keeping import reach_of
 from lightning_effcx.lending import lent
 from lightning_effcx.metrics.base import SampleMetric
 from lightning_effcx.observe import Network, differentiating, evaluate
 from lightning_effcx.options import check_kind, check_switch, check_word
 from lightning_effcx.paths import classes_of
-from lightning_effcx.reach import Reach
 from lightning_effcx.samples import check_samples
 from lightning_effcx.sites import without_wrappers
 from lightning_effcx.views import as_called
@@ -220,7 +220,7 @@ def _along_the_weights(
 def _forward_mode(
     network: nn.Module, theta: dict[str, nn.Parameter], x: Tensor
 ) -> tuple[Tensor, Tensor]:
-    holders = Reach(network).holders()
+    holders = reach_of(network).holders()
 
     def outputs(parameters: dict[str, Tensor]) -> Tensor:
         with lent(holders, {id(theta[name]): value for name, value in parameters.items()}):
