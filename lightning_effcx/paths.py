@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 
 from lightning_effcx.draws import check_generator
 from lightning_effcx.options import check_count, check_number, check_word
+from lightning_effcx.targets import classes_of
 
 
 def segment(
@@ -311,16 +312,6 @@ def _chosen(
         classes, same = classes_of(y), paths.between == "same"
     index = pairs(classes, paths.count, same=same, generator=generator).to(x.device)
     return x[index[:, 0]], x[index[:, 1]]
-
-
-def classes_of(y: Tensor | None) -> Tensor:
-    """Return targets that are classes, `(n,)` whole numbers, or say what they are instead."""
-    if y is None or y.dim() != 1 or y.is_floating_point() or y.is_complex():
-        given = "none" if y is None else f"a {y.dtype} of shape {tuple(y.shape)}"
-        raise ValueError(
-            f"expected targets that are classes, whole numbers of shape (n,), got {given}."
-        )
-    return y
 
 
 def _along(like: Tensor, points: int) -> Tensor:

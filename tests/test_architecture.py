@@ -30,6 +30,7 @@ FLOORS = [
         "observe",
         "structures",
         "samples",
+        "targets",
         "calls",
         "views",
         "capture",

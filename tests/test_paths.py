@@ -14,7 +14,6 @@ from lightning_effcx.paths import (
     Segment,
     Translation,
     arc,
-    classes_of,
     ellipse,
     origin_line,
     pairs,
@@ -193,14 +192,3 @@ def test_paths_say_what_samples_they_need():
         Segment("same")(x, torch.arange(2), generator())
     with pytest.raises(ValueError, match="no two of the 2 samples are of different classes"):
         Segment("different")(x, torch.zeros(2, dtype=torch.long), generator())
-
-
-def test_classes_are_whole_numbers_one_per_sample():
-    y = torch.arange(3)
-    assert classes_of(y) is y
-    with pytest.raises(ValueError, match=r"expected targets that are classes, .* got none"):
-        classes_of(None)
-    with pytest.raises(ValueError, match=r"got a torch.float64 of shape"):
-        classes_of(torch.zeros(3))
-    with pytest.raises(ValueError, match=r"got a torch.int64 of shape \(3, 1\)"):
-        classes_of(y[:, None])

@@ -24,6 +24,7 @@ from lightning_effcx.observe import Network
 from lightning_effcx.own import as_one
 from lightning_effcx.paths import OriginLine, Segment
 from lightning_effcx.pieces import check_piecewise_linear
+from lightning_effcx.targets import are_classes
 from lightning_effcx.units import units
 
 _SAMPLED = Segment(count=4, points=32)
@@ -66,7 +67,7 @@ def candidates(seed: int) -> dict[str, Metric]:
 
 def suited(seed: int, network: Network, x: Tensor, y: Tensor | None, outputs: Tensor) -> Suited:
     """Choose the metrics that suit a network, as it is at samples `x` with targets `y`."""
-    classes = y is not None and y.dim() == 1 and not y.is_floating_point() and outputs.shape[1] > 1
+    classes = y is not None and are_classes(y) and outputs.shape[1] > 1
     metrics, why = _of_any(seed, outputs.shape[1], classes=classes)
     exact, left_out, because = _counted(seed, classes=classes), "", ""
     try:
@@ -114,9 +115,10 @@ def _of_any(seed: int, outputs: int, *, classes: bool) -> tuple[list[Metric], li
             metrics.append(JacobianNorm("probabilities", directions, seed=seed))
         metrics.append(FisherRaoNorm(seed=seed))
     else:
+        reason = "there is a single output" if outputs == 1 else "the targets are no classes"
         why.append(
-            "the targets are no classes, so the outputs are taken for the mean of a Gaussian in "
-            "fisher_rao_norm, and what takes classes is left out."
+            f"{reason}, so the outputs are taken for the mean of a Gaussian in fisher_rao_norm, "
+            "and what takes classes is left out."
         )
         metrics.append(JacobianNorm("outputs", directions, seed=seed))
         metrics.append(FisherRaoNorm("gaussian", seed=seed))

@@ -37,9 +37,9 @@ from lightning_effcx.lending import lent
 from lightning_effcx.metrics.base import SampleMetric
 from lightning_effcx.observe import Network, differentiating, evaluate
 from lightning_effcx.options import check_kind, check_switch, check_word
-from lightning_effcx.paths import classes_of
 from lightning_effcx.samples import check_samples
 from lightning_effcx.sites import without_wrappers
+from lightning_effcx.targets import classes_of
 from lightning_effcx.views import as_called
 
 Distribution: TypeAlias = Literal["categorical", "gaussian"]
