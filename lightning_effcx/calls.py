@@ -1,15 +1,17 @@
 """Calls: what a module was called with, sample by sample."""
 
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from lightning_effcx.structures import Place, at, leaves, mapped, structure
+from lightning_effcx.structures import Place, at, leaves, mapped
+
+Given: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword arguments."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,24 +25,46 @@ class Call:
         total: How many there were.
         varying: The places of the tensors among the arguments that are of shape `(n, ...)`. All
             else is the same for all samples.
+        origin: Where the only argument is from, in words, if this is no call that was heard.
+        why: Why that was taken, in words, if the user did not say so.
     """
 
     part: str
-    given: tuple[tuple[Any, ...], dict[str, Any]]
+    given: Given
     samples: int
     total: int
     varying: tuple[Place, ...]
+    origin: str = ""
+    why: str = ""
 
     @classmethod
-    def of(cls, part: str, args: tuple[Any, ...], kwargs: dict[str, Any], most: int) -> Self | None:
+    def of(
+        cls,
+        part: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        most: int,
+        rows: Sequence[int] = (),
+    ) -> Self | None:
         """Keep the first samples of a call, `most` of them; nothing of a call without tensors.
 
-        The first tensor tells how many samples there are.
+        There are as many samples as the outputs have rows, if a tensor among the arguments has as
+        many, too. Else the first floating-point tensor tells their number, or the first tensor if
+        there is none of these. Tensors without elements tell nothing.
+
+        Args:
+            part: As in the class.
+            args: As in the class.
+            kwargs: As in the class.
+            most: How many samples to keep.
+            rows: How many rows each of the outputs of the call has.
         """
         found = [(place, tensor) for place, tensor in leaves((args, kwargs)) if tensor.dim()]
-        if not found or not len(found[0][1]):
+        full = [tensor for _, tensor in found if tensor.numel()]
+        if not full:
             return None
-        n = len(found[0][1])
+        lengths = [len(tensor) for tensor in sorted(full, key=lambda t: not t.is_floating_point())]
+        n = next((count for count in rows if count in lengths), lengths[0])
         varying = tuple(place for place, tensor in found if len(tensor) == n)
 
         def kept(place: Place, tensor: Tensor) -> Tensor:
@@ -96,113 +120,23 @@ class Call:
         return self.replaced(all_of_them, len(all_of_them[self.varying[0]]))
 
 
-class Recorder:
-    """While open, keeps what a module is called with, the first time.
-
-    Args:
-        module: The user's module.
-        part: The dotted name of its part that is of interest: if it is called by itself, and not
-            within a call of the module, its own call is kept. By default this is the module's only
-            child with parameters, if there is but one.
-        most: How many samples to keep.
-    """
-
-    def __init__(self, module: nn.Module, part: str | None, most: int) -> None:
-        self.failure: ValueError | None = None
-        """Why a call could not be kept: the user's step, which makes it, must not fail of that."""
-        self._most = most
-        self._outer: Call | None = None
-        self._inner: Call | None = None
-        self._running = False
-        self._handles: list[RemovableHandle] = []
-        part = _only_carrier(module) if part is None else part
-        self._listen(module, "", self._enter)
-        if self._handles:
-            self._handles.append(module.register_forward_hook(self._leave, always_call=True))
-        if part:
-            self._listen(module, part, self._hear)
-
-    def close(self) -> Call | None:
-        """Stop listening; return what was heard."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        return self._inner or self._outer
-
-    def _listen(self, module: nn.Module, name: str, hook: Callable[..., None]) -> None:
-        if name not in dict(module.named_modules()) or _is_within_compiled(module, name):
-            return
-        part = module.get_submodule(name)
-        if not isinstance(part, torch.jit.ScriptModule):  # which takes no hooks
-            # Strategies that wrap the module let forward be its step, until that begins.
-            heard = partial(hook, name, part.forward)
-            self._handles.append(part.register_forward_pre_hook(heard, with_kwargs=True))
-
-    def _enter(
-        self, name: str, forward: Any, module: nn.Module, args: Any, kwargs: dict[str, Any]
-    ) -> None:
-        if module.forward == forward:
-            self._outer = self._outer or self._kept(name, args, kwargs)
-            self._running = self._outer is not None
-
-    def _leave(self, *_: Any) -> None:
-        self._running = False
-
-    def _hear(
-        self, name: str, forward: Any, module: nn.Module, args: Any, kwargs: dict[str, Any]
-    ) -> None:
-        del forward, module
-        if not self._running and self._outer is None:
-            self._inner = self._inner or self._kept(name, args, kwargs)
-
-    def _kept(self, name: str, args: Any, kwargs: dict[str, Any]) -> Call | None:
-        try:
-            return Call.of(name, args, kwargs, self._most)
-        except Exception as error:  # noqa: BLE001 the user's classes may raise anything
-            shown = ", ".join(map(structure, [*args, *kwargs.values()]))
-            reason = str(error).strip().partition("\n")[0].partition(". ")[0].removesuffix(".")
-            self.failure = ValueError(
-                f"no input was found: the network was called with {shown}, of which single samples "
-                f"cannot be taken ({type(error).__name__}: {reason})"
-            )
-            return None
+def rows_of(outputs: Any) -> list[int]:
+    """Return how many rows each tensor among some outputs has."""
+    tensors = [tensor for _, tensor in leaves(outputs)]
+    return [len(tensor) for tensor in tensors if not tensor.is_nested and tensor.dim()]
 
 
 def within(module: nn.Module, call: Call, part: str) -> Call | None:
-    """Call a module; return what it calls a part of it with, of as many samples."""
+    """Call a module; return what it calls a part of it with, all of the rows."""
     heard: list[Call | None] = []
 
-    def hear(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        heard.append(Call.of(part, args, kwargs, call.samples))
+    def hear(_: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any) -> None:
+        heard.append(Call.of(part, args, kwargs, sys.maxsize, [call.samples, *rows_of(outputs)]))
 
-    handle = module.get_submodule(part).register_forward_pre_hook(hear, with_kwargs=True)
+    handle = module.get_submodule(part).register_forward_hook(hear, with_kwargs=True)
     try:
         args, kwargs = call.given
         module(*args, **kwargs)
     finally:
         handle.remove()
     return next((found for found in heard if found is not None), None)
-
-
-def _only_carrier(module: nn.Module) -> str | None:
-    """Return the name of the child that carries the parameters, if it is but one."""
-    carriers = [
-        name
-        for name, child in module.named_children()
-        if next(child.parameters(), None) is not None
-    ]
-    return carriers[0] if len(carriers) == 1 else None
-
-
-def _is_within_compiled(module: nn.Module, name: str) -> bool:
-    """Tell whether a hook of a part would be compiled with what the user compiles, changing it."""
-    around = [module]
-    for step in name.split(".") if name else ():
-        around.append(getattr(around[-1], step))
-    part = around.pop()
-    return part._compiled_call_impl is not None or any(  # noqa: SLF001 set by module.compile()
-        outer._compiled_call_impl is not None  # noqa: SLF001
-        or hasattr(outer, "_orig_mod")  # by torch.compile(module)
-        or getattr(outer, "_compiler_ctx", None)  # by Lightning, of a LightningModule
-        for outer in around
-    )

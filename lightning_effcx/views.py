@@ -63,6 +63,8 @@ class Called(View):
         self.call = call
         self.inputs = inputs
         self.embedding = embedding
+        self.tokens: Place | None = None
+        """Where among the arguments the tokens are that it embeds, if they are embedded as such."""
         self.held = tuple(place for place in call.varying if place not in inputs)
 
     @override
@@ -80,7 +82,7 @@ class Called(View):
     def with_call(self, call: Call, embedding: str | None) -> "Called":
         """Return the same network with other things fixed."""
         other = Called(self._orig_mod, call, self.inputs, embedding)
-        other.place, other.writes = self.place, self.writes
+        other.place, other.writes, other.tokens = self.place, self.writes, self.tokens
         return other
 
     def _split(self, x: Tensor) -> list[Tensor]:

@@ -1,4 +1,3 @@
-from collections import UserDict
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -9,7 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from lightning_effcx.calls import Call
-from lightning_effcx.capture import captured, chosen, heard
+from lightning_effcx.capture import captured
 from lightning_effcx.observe import observing
 from lightning_effcx.units import units
 from lightning_effcx.views import Called, View, as_called, at_samples, varies
@@ -39,88 +38,9 @@ def see(module: nn.Module, *args: Any, choice=None, output=None, part: str = "",
         return captured(module, call(*args, part=part, **kwargs), choice, output)
 
 
-# --- input and target
-
-
-def test_what_was_called_is_the_input_whatever_the_batch_starts_with():
-    found, y = heard((X, Y), call(X + 1), None)
-    assert_close(found.given[0][0], X + 1)
-    assert y is Y
-
-
-@pytest.mark.parametrize(
-    "batch",
-    [X, (X, Y), [X, Y], Batch(X, Y), {"a": "no", "x": X, "y": Y}, Data(X, Y), ([X], Y), (Y, X)],
-    ids=str,
-)
-def test_where_no_call_was_heard_the_first_tensor_of_numbers_is_the_input(batch):
-    found, _ = heard(batch, None, None)
-    assert found.given[0][0] is X
-
-
-def test_a_function_of_the_module_is_about_the_batch():
-    found, _ = heard((X, Y), call(X + 1), lambda module, x: module(x + 1))
-    assert found.given[0][0] is X
-
-
-@pytest.mark.parametrize(
-    "batch",
-    [
-        (X, Y),
-        [X, Y, "more"],
-        Batch(X, Y),
-        {"x": X, "id": X, "label": Y},
-        {"target": Y, "x": X},
-        Data(X, Y),
-        UserDict(x=X, labels=Y),
-        (X, Y, torch.zeros(6)),
-    ],
-    ids=str,
-)
-def test_a_target_is_found_by_its_name_or_as_the_second_part(batch):
-    assert heard(batch, None, None)[1] is Y
-
-
-@pytest.mark.parametrize("batch", [X, (X,), (X, "words"), (X, torch.tensor(1)), {"x": X, "z": Y}])
-def test_what_is_no_tensor_of_the_same_length_or_has_another_name_is_no_target(batch):
-    assert heard(batch, None, None)[1] is None
-    assert heard((X, torch.arange(3)), None, None)[1] is None
-
-
-@pytest.mark.parametrize("batch", [{"y": Y}, [], "words", torch.tensor(1.0), SimpleNamespace(x=X)])
-def test_a_batch_without_input_is_refused(batch):
-    message = (
-        "no input was found: no call with tensors was heard, nor does the batch have a "
-        r"floating-point tensor \(n, ...\)"
-    )
-    with pytest.raises(ValueError, match=message):
-        heard(batch, None, None)
-
-
-def test_a_function_finds_the_input_alone_or_with_its_target():
-    batch = {"image": X, "class": Y}
-    found, y = chosen(batch, lambda b: b["image"], "part")
-    assert found.given[0][0] is X
-    assert found.part == "part"
-    assert y is None
-    found, y = chosen(batch, lambda b: (b["image"], b["class"]), None)
-    assert found.given[0][0] is X
-    assert y is Y
-
-
-def test_a_function_that_finds_no_input_is_told_what_it_returned():
-    with pytest.raises(
-        ValueError, match=r"batch=... returned \[str, str, str\], expected a tensor"
-    ):
-        chosen((X, Y), lambda batch: ["a", "b", "c"], None)
-
-
-# --- networks
-
-
 def test_a_module_that_maps_its_only_argument_to_a_matrix_is_the_network_itself():
     module = nn.Linear(3, 2)
-    network, x, outputs = see(module, X)
+    network, x, outputs, _ = see(module, X)
     assert network is module
     assert torch.equal(x, X)
     assert_close(outputs, module(X))
@@ -133,7 +53,7 @@ def test_a_part_is_the_network_by_its_dotted_name():
 
 def test_a_part_is_measured_at_what_the_module_calls_it_with():
     module = nn.Sequential(nn.Linear(3, 2), nn.Sequential(nn.Linear(2, 2)))
-    network, x, _ = see(module, X, choice="1")
+    network, x, _, _ = see(module, X, choice="1")
     assert network is module[1]
     assert_close(x, module[0](X))
 
@@ -186,7 +106,7 @@ class Several(nn.Module):
 
 def test_all_numbers_that_it_was_called_with_are_the_input_jointly():
     module, f, age = Several(), torch.randn(6, 2, 2), torch.rand(6)
-    network, x, outputs = see(module, X, features={"f": f}, age=age, flag="matrix")
+    network, x, outputs, _ = see(module, X, features={"f": f}, age=age, flag="matrix")
     assert_close(x, torch.cat([X, f.flatten(1), age[:, None]], 1))
     expected = (module.left(2 * X) + module.right(2 * f.flatten(1))) * 2 * age[:, None]
     assert_close(network(2 * x), expected)
@@ -196,7 +116,7 @@ def test_all_numbers_that_it_was_called_with_are_the_input_jointly():
 
 def test_the_rest_is_held_fixed_for_each_sample():
     module, mask = Several(), torch.tensor([1, 0, 2, 3, 1, 1])
-    network, x, outputs = see(module, X, mask=mask, flag="matrix", table=torch.ones(9))
+    network, x, outputs, _ = see(module, X, mask=mask, flag="matrix", table=torch.ones(9))
     assert torch.equal(x, X)
     assert varies(network)
     assert_close(outputs, module.left(X) * mask[:, None] + 9)
@@ -216,14 +136,14 @@ def test_points_for_which_nothing_is_known_are_refused():
 
 def test_what_is_the_same_for_all_samples_is_no_hindrance():
     module = Several()
-    network, x, _ = see(module, X, mask=torch.full((6,), 2), flag="matrix")
+    network, x, _, _ = see(module, X, mask=torch.full((6,), 2), flag="matrix")
     assert not varies(network)
     assert_close(network(x.repeat(2, 1)), 2 * module.left(X).repeat(2, 1))
 
 
 def test_outputs_are_the_first_tensor_of_numbers_with_the_samples_flattened():
     module = Several()
-    network, x, outputs = see(module, X)
+    network, x, outputs, _ = see(module, X)
     assert outputs.shape == (6, 4)
     assert_close(network(x), module.left(X))
     vector = see(nn.Flatten(0), torch.randn(6, 1)).outputs
@@ -269,7 +189,7 @@ class Words(nn.Module):
 
 def test_of_tokens_the_input_is_what_their_embedding_returns():
     module, tokens = Words(), torch.tensor([[1, 2, 3, 0], [4, 0, 0, 0], [5, 6, 1, 2]])
-    network, x, outputs = see(module, tokens)
+    network, x, outputs, _ = see(module, tokens)
     assert_close(x, module.word(tokens))
     assert_close(outputs, module(tokens))
     assert_close(network(x), outputs)
@@ -289,7 +209,7 @@ class Bytes(nn.Module):
 
 def test_whole_numbers_that_are_not_embedded_are_taken_for_numbers():
     pixels = torch.randint(255, (6, 2, 2), dtype=torch.uint8)
-    network, x, _ = see(Bytes(), pixels)
+    network, x, _, _ = see(Bytes(), pixels)
     assert x.dtype == torch.float32
     assert_close(network(x), pixels.flatten(1).float() / 255)
 
@@ -332,7 +252,7 @@ def test_a_call_that_was_heard_in_inference_mode_can_be_differentiated():
     with torch.inference_mode():
         heard_there = call(X * 1, mask=Y * 1, flag="matrix")
     with observing(module):
-        network, x, _ = captured(module, heard_there)
+        network, x, *_ = captured(module, heard_there)
         with torch.enable_grad():
             x.requires_grad_()
             (row,) = torch.autograd.grad(network(x).sum(), x)

@@ -1,5 +1,6 @@
 """The monitor: one callback that measures the network at every validation and logs the curves."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import dropwhile, takewhile
@@ -12,6 +13,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from typing_extensions import override
 
+from lightning_effcx.arguments import listed
 from lightning_effcx.callbacks.budget import Budget
 from lightning_effcx.callbacks.guard import Guard
 from lightning_effcx.callbacks.hosts import (
@@ -31,12 +33,15 @@ from lightning_effcx.callbacks.schedules import Every
 from lightning_effcx.callbacks.selection import declared, measure, memory, named, remember
 from lightning_effcx.callbacks.standard import candidates, suited
 from lightning_effcx.callbacks.tensorboard import declare
-from lightning_effcx.capture import captured
+from lightning_effcx.capture import Captured, captured
 from lightning_effcx.observe import Network, check_finite
 from lightning_effcx.options import check_count, check_kind, check_seed, check_switch, refusal
 from lightning_effcx.standins import SpentError
 from lightning_effcx.tags import Tag, check_name, of_key, renewed, slashed
+from lightning_effcx.targets import Target, is_target
 from lightning_effcx.views import at_samples
+
+_SHOWN = 4  # names of parts, in a message
 
 
 class Seen(NamedTuple):
@@ -345,8 +350,12 @@ class ComplexityMonitor(Callback):
             with self._explaining():
                 call, y = self._probe.gathered(trainer)
                 found = together(lambda: captured(pl_module, call, self.network, self.output))
+            # A part may be called with several rows for each sample.
+            y = y if is_target(y, len(found.x)) else None
+            self._announce(found, y)
             check_finite(found.outputs)
-            seen = Seen(*found, None if y is None else y.to(found.x.device, copy=True))
+            y = None if y is None else y.to(found.x.device, copy=True)
+            seen = Seen(found.network, found.x, found.outputs, y)
             if self._by_default and not self._chosen:
                 self._chosen = True
                 self._choose(seen)
@@ -360,11 +369,25 @@ class ComplexityMonitor(Callback):
         except SpentError:  # which is not about the batch
             raise
         except ValueError as error:
-            raise ValueError(
-                f"{error}. The batch is {self._probe.seen}. Say what the input is with batch=, "
-                "such as ComplexityMonitor(batch=lambda batch: (batch['x'], batch['y'])), and what "
-                "the network is with network=, a part's name or a function (module, x) -> outputs."
-            ) from error
+            said = f"{error}."
+            if self._probe.seen not in said:
+                said += f" The batch is {self._probe.seen}."
+            if "batch=lambda" not in said:
+                names = [f"network={name!r}" for name in self._probe.names[:_SHOWN]]
+                such = f" such as {listed(names, 'or')}," if names else ""
+                said += (
+                    " Say what the input is with batch=, such as ComplexityMonitor(batch=lambda "
+                    "batch: (batch['x'], batch['y'])), and what the network is with network=, a "
+                    f"part's name,{such} or a function (module, x) -> outputs."
+                )
+            raise ValueError(said) from error
+
+    def _announce(self, found: Captured, y: Tensor | None) -> None:
+        """Say what was chosen; once, but again if it is something else, with other samples."""
+        who = f"the monitor {self.name!r} is " if self.name else ""
+        line = f"{who}measuring {found.words}; {Target(y, self._probe.target).words()}"
+        if self._guard.is_new(re.sub(rf"\({len(found.x)}(?=[,)])", "(n", line)):
+            rank_zero_info(f"effcx: {line}")
 
     def _choose(self, seen: Seen) -> None:
         """Of the standard set, take what suits network and targets, and say so."""

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from lightning_effcx.callbacks.hosts import Trainer
 from lightning_effcx.callbacks.ranks import distinct, gather, interleave, rank, share_errors
-from lightning_effcx.calls import Call, Recorder
-from lightning_effcx.capture import ChooseInput, ChooseNetwork, chosen, heard
+from lightning_effcx.calls import Call
+from lightning_effcx.inputs import ChooseInput, ChooseNetwork, chosen, heard
+from lightning_effcx.recorder import Recorder
 from lightning_effcx.structures import parts, structure
 
 Stage: TypeAlias = Literal["sanity", "validation", "training"]
@@ -47,6 +48,10 @@ class Probe:
         self.stop()
         self.seen = ""
         """What the first batch was made of."""
+        self.names: list[str] = []
+        """Parts with parameters that may be the network, first those that ran by themselves."""
+        self.target = ""
+        """Where the targets are from, in words."""
         self._error: Exception | None = None
         self._calls: list[Call] = []
         self._targets: list[Tensor | None] = []
@@ -74,7 +79,9 @@ class Probe:
 
     def take(self, trainer: Trainer, batch: Any) -> None:
         """Keep samples of a batch that was just evaluated; what goes wrong is raised at the end."""
-        failure = self._recorder.failure if self._recorder else None
+        recorder = self._recorder
+        failure = recorder.failure if recorder else None
+        self.names = self.names or (recorder.parts() if recorder else [])
         call, missing = self.stop(), self._missing(trainer)
         if missing <= 0:
             return
@@ -83,9 +90,9 @@ class Probe:
             if call is None and failure is not None:
                 raise failure  # noqa: TRY301 as all that goes wrong here
             if self.batch is not None:
-                call, y = chosen(batch, self.batch, self.network)
+                call, (y, origin) = chosen(batch, self.batch, self.network)
             else:
-                call, y = heard(batch, call, self.network)
+                call, (y, origin) = heard(batch, call, self.network)
         except Exception as error:  # noqa: BLE001 the user's function may raise anything
             self._error = error
             return
@@ -93,6 +100,7 @@ class Probe:
         if not self._calls or self._calls[0].fits(call):
             self._calls.append(call)
             self._targets.append(None if y is None else y[:missing].detach().clone())
+            self.target = self.target or origin
 
     def _missing(self, trainer: Trainer) -> int:
         """How many samples this process is still to keep."""

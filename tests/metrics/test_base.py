@@ -121,7 +121,7 @@ def masked(samples: int = 6):
     mask = torch.randint(4, (samples, 4))
     call = Call.of("", (x, mask), {}, samples)
     with observing(module):
-        network, x, _ = captured(module, call)
+        network, x, *_ = captured(module, call)
     return module, network, x, mask
 
 

@@ -245,7 +245,7 @@ def test_networks_that_hold_something_for_each_sample_are_refused():
     call = Call.of("", (torch.randn(6, 4), torch.randint(3, (6, 4))), {}, 6)
     module.forward = lambda x, mask: x * mask
     with observing(module):
-        network, x, _ = captured(module, call)
+        network, x, *_ = captured(module, call)
     metric = TrainingError((torch.randn(5, 4), torch.arange(5) % 3))
     with pytest.raises(ValueError, match="holds something fixed for each sample of its batch, whi"):
         metric.update(network, x)

@@ -1,0 +1,152 @@
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_effcx.recorder import Recorder
+
+X = torch.randn(6, 3)
+
+
+class Pair(nn.Module):
+    """A part with parameters and one without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = nn.Linear(3, 2)
+        self.loss = nn.MSELoss()
+
+    def forward(self, x, *, scale=1.0):
+        return scale * self.network(x + 1)
+
+
+def test_a_recorder_hears_the_module_first_and_else_its_only_part_with_parameters():
+    module = Pair()
+    recorder = Recorder(module, None, 4)
+    module(X, scale=2.0)
+    module(X + 5)  # only the first call counts
+    found = recorder.close()
+    assert found.part == ""
+    assert torch.equal(found.given[0][0], X[:4])
+    assert found.given[1] == {"scale": 2.0}
+
+    recorder = Recorder(module, None, 4)
+    module.loss(module.network(X), X[:, :2])
+    found = recorder.close()
+    assert found.part == "network"
+    assert torch.equal(found.given[0][0], X[:4])
+
+
+def test_a_call_that_is_redirected_to_another_function_is_not_the_networks():
+    module = Pair()
+    forward = module.forward
+
+    def step(batch, index):
+        module.forward = forward
+        return module(batch["x"])
+
+    recorder = Recorder(module, None, 4)
+    module.forward = step  # as Lightning does under strategies that wrap the module
+    module({"x": X}, 0)
+    assert torch.equal(recorder.close().given[0][0], X[:4])
+
+
+def test_a_part_that_is_called_by_itself_is_heard_and_else_the_module():
+    module = Pair()
+    recorder = Recorder(module, "network", 4)
+    module.network(X + 7)
+    module(X)
+    found = recorder.close()
+    assert found.part == "network"
+    assert torch.equal(found.given[0][0], X[:4] + 7)
+
+    recorder = Recorder(module, "network", 4)
+    module(X)
+    module.network(X + 7)
+    found = recorder.close()
+    assert found.part == ""
+    assert torch.equal(found.given[0][0], X[:4])
+
+
+def test_of_several_parts_with_parameters_none_is_heard_but_the_module():
+    module = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)])
+    recorder = Recorder(module, None, 4)
+    module[1](module[0](X))
+    assert recorder.close() is None
+
+
+def test_a_closed_recorder_leaves_no_hooks():
+    module = Pair()
+    Recorder(module, None, 4).close()
+    assert not any(part._forward_pre_hooks for part in module.modules())
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        (X.to_sparse, r"float32 sparse \(6, 3\)"),
+        (lambda: torch.nested.nested_tensor([*X]), r"float32 nested \(6, ...\)"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
+def test_what_cannot_be_kept_does_not_stop_who_calls(given, shown):
+    module = nn.Identity()
+    recorder = Recorder(module, None, 4)
+    module(given())
+    assert recorder.close() is None
+    message = f"no input was found: the network was called with {shown}, of which single samples"
+    assert re.match(message, str(recorder.failure))
+
+
+def test_a_scripted_part_takes_no_hooks_but_the_module_around_it_does():
+    module = nn.Sequential(torch.jit.script(nn.Linear(3, 2)))
+    recorder = Recorder(module, None, 4)
+    module(X)
+    found = recorder.close()
+    assert found is not None
+    assert found.part == ""
+
+
+def compiled_whole():
+    module = Pair()
+    module.compile(backend="eager", fullgraph=True)
+    return module
+
+
+def compiled_part():
+    module = nn.Module()
+    module.inner = Pair()
+    module.inner.compile(backend="eager", fullgraph=True)
+    return module
+
+
+def wrapped_part():
+    module = nn.Module()
+    module.inner = torch.compile(Pair(), backend="eager", fullgraph=True)
+    return module
+
+
+def compiled_by_lightning():
+    module = Pair()
+    module._compiler_ctx = {"compiler": "dynamo"}
+    return module
+
+
+@pytest.mark.parametrize(
+    ("make", "part", "hooked"),
+    [
+        (compiled_whole, None, []),
+        (compiled_part, None, [""]),
+        (compiled_part, "inner.network", [""]),
+        (wrapped_part, None, ["", "inner"]),
+        (wrapped_part, "inner._orig_mod.network", [""]),
+        (compiled_by_lightning, None, [""]),
+    ],
+)
+def test_nothing_within_what_is_compiled_is_hooked(make, part, hooked):
+    module = make()
+    recorder = Recorder(module, part, 4)
+    assert [n for n, p in module.named_modules() if p._forward_pre_hooks] == hooked
+    getattr(module, "inner", module)(X)
+    recorder.close()
