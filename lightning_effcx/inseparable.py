@@ -128,6 +128,8 @@ def _list(values: list[Any]) -> Whole | None:
     """Tell lists of one tensor for each sample from lists of tensors of all samples."""
     if not all(isinstance(v, Tensor) and v.is_floating_point() and v.dim() for v in values):
         return None
+    if any(value.is_nested for value in values):
+        return None  # which is told of the values themselves
     dims, lengths = {value.dim() for value in values}, {len(value) for value in values}
     if dims == {_IMAGE} and lengths == {_IMAGE}:
         return _IMAGES

@@ -86,10 +86,21 @@ def structure(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key!r}: {structure(part)}" for key, part in value.items()) + "}"
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
-        shown = [structure(part) for part in value[:_SHOWN]] + ["..."] * (len(value) > _SHOWN)
-        return "[" + ", ".join(shown) + "]"
-    # Of other objects their attributes, if there are tensors among them: one of these is wanted.
-    inside = parts(value) or getattr(value, "__dict__", {})
-    if not any(isinstance(part, Tensor) for part in inside.values()):
-        return name
-    return f"{name}({', '.join(f'{key}={structure(part)}' for key, part in inside.items())})"
+        items = [structure(part) for part in value[:_SHOWN]] + ["..."] * (len(value) > _SHOWN)
+        return "[" + ", ".join(items) + "]"
+    inside = {key: part for key, part in _inside(value).items() if not key.startswith("_")}
+    shown = ", ".join(f"{key}={structure(part)}" for key, part in inside.items())
+    return f"{name}({shown})" if shown else name
+
+
+def _inside(value: Any) -> Mapping[str, Any]:
+    """Return the attributes of an object if there are tensors among them, one of which is wanted.
+
+    Some objects keep them in a mapping of their own.
+    """
+    attributes = parts(value) or getattr(value, "__dict__", {})
+    mappings = [part for part in attributes.values() if isinstance(part, Mapping)]
+    for held in (attributes, *mappings):
+        if any(isinstance(part, Tensor) for part in held.values()):
+            return held
+    return {}

@@ -77,6 +77,11 @@ DESCRIBED = {
         SimpleNamespace(x=X, n=3),
         "SimpleNamespace(x=float32 (4, 3), n=int)",
     ),
+    "an object that keeps them in a mapping": (
+        SimpleNamespace(_store={"x": X, "_n": 4}, n=3),
+        "SimpleNamespace(x=float32 (4, 3))",
+    ),
+    "an object with secrets": (SimpleNamespace(x=X, _y=Y), "SimpleNamespace(x=float32 (4, 3))"),
     "an object without": (SimpleNamespace(n=3), "SimpleNamespace"),
     "text": ("words", "str"),
 }
