@@ -804,3 +804,84 @@ def test_what_looks_across_samples_beside_the_outputs_takes_no_measure_away(tmp_
 
     host, _ = fit(tmp_path, ComplexityMonitor(), module=Balanced())
     assert {*STANDARD} <= names(host.callback_metrics)
+
+
+# --- what is said where nothing is found
+
+
+class Parts(Parcels):
+    """Several parts with parameters, of which two run in the validation, and one never."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused, self.encoder, self.head = nn.Linear(1, 1), nn.Linear(6, 4), nn.Linear(4, 3)
+        self.encoder.inner = nn.Linear(1, 1)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.network[4](self.network[0](batch.x))
+        self.head(self.encoder(batch.x))
+
+
+def test_where_no_call_was_heard_the_parts_that_ran_are_named_first(tmp_path):
+    message = (
+        r"no call with tensors was heard.* with network=, a part's name, such as "
+        r"network='network.0', network='network.4', network='encoder' or network='head', or a "
+        r"function \(module, x\) -> outputs\. The training goes on"
+    )
+    with pytest.warns(UserWarning, match=message):
+        fit(tmp_path, ComplexityMonitor(), module=Parts(), collate_fn=Parcel)
+
+
+class Detector(Parcels):
+    """Its batch is a list of images of different sizes."""
+
+    def forward(self, images: list[Tensor]) -> list[Tensor]:
+        return [self.network[0](image.mean((1, 2)).repeat(2)) for image in images]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return torch.stack(self(batch[0])).sum()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self(batch[0])
+
+
+def test_a_list_of_images_is_told_with_functions_that_take_it_apart(tmp_path):
+    def collate(samples: list[Any]) -> Any:
+        return [torch.zeros(3, 4 + i, 5) for i, _ in enumerate(samples)], [y for _, y in samples]
+
+    message = (
+        r"leaves out every measure: no input was found: the network was called with \[float32 "
+        r"\(3, 4, 5\), .*\], of which single samples cannot be taken \(a list of images\): write "
+        r"functions that take it apart and put it together, such as ComplexityMonitor\(batch="
+        r"lambda batch: torch.stack\(\[resize\(image\) for image in batch\[0\]\]\), "
+        r"network=lambda module, x: module\(list\(x\)\)\). The batch is \[\[float32 .*\]\]. The "
+        r"training goes on"
+    )
+    with pytest.warns(UserWarning, match=message) as record:
+        fit(tmp_path, ComplexityMonitor(), module=Detector(), collate_fn=collate)
+    assert len([w for w in record if "effcx" in str(w.message)]) == 1
+    monitor = ComplexityMonitor(
+        [JacobianNorm()],
+        batch=lambda batch: torch.stack([image[:, :4, :4] for image in batch[0]]),
+        network=lambda module, x: torch.stack(module([*x])),
+        strict=True,
+    )
+    host, _ = fit(tmp_path, monitor, module=Detector(), collate_fn=collate)
+    assert names(host.callback_metrics) == {"jacobian_norm"}
+
+
+def test_classes_in_a_column_are_classes(tmp_path):
+    class Columns(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return super().training_step((batch[0], batch[1][:, 0]), batch_idx)
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self(batch[0])
+
+    x, y = task().tensors
+    data = TensorDataset(x, y[:, None])
+    empirical = {"empirical": FisherRaoNorm(empirical=True)}
+    for metrics, expected in ((None, {*STANDARD}), (empirical, {"empirical"})):
+        monitor = ComplexityMonitor(metrics, strict=True)
+        host, _ = fit(tmp_path, monitor, module=Columns(), data=data)
+        assert names(host.callback_metrics) == expected
