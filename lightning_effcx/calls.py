@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypeAlias
 
@@ -96,7 +97,7 @@ class Call:
 
         Outside of inference mode they are ordinary tensors, also where the call was heard in it.
         """
-        return self.replaced({place: tensor.clone() for place, tensor in self.tensors().items()})
+        return replace(self, given=copied(self.given))
 
     def rows(self, index: Tensor | slice) -> Self:
         """Return the call with some of the samples."""
@@ -120,6 +121,12 @@ class Call:
         return self.replaced(all_of_them, len(all_of_them[self.varying[0]]))
 
 
+def copied(given: Given) -> Given:
+    """Copy all tensors among some arguments."""
+    copies: Given = mapped(given, lambda _, tensor: tensor.detach().clone())
+    return copies
+
+
 def rows_of(outputs: Any) -> list[int]:
     """Return how many rows each tensor among some outputs has."""
     tensors = [tensor for _, tensor in leaves(outputs)]
@@ -128,15 +135,19 @@ def rows_of(outputs: Any) -> list[int]:
 
 def within(module: nn.Module, call: Call, part: str) -> Call | None:
     """Call a module; return what it calls a part of it with, all of the rows."""
+    given: list[Given] = []
     heard: list[Call | None] = []
 
-    def hear(_: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any) -> None:
-        heard.append(Call.of(part, args, kwargs, sys.maxsize, [call.samples, *rows_of(outputs)]))
+    def enter(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        given.append(copied((args, kwargs)))  # which the part may change
 
-    handle = module.get_submodule(part).register_forward_hook(hear, with_kwargs=True)
-    try:
+    def leave(_: nn.Module, __: Any, outputs: Any) -> None:
+        heard.append(Call.of(part, *given.pop(), sys.maxsize, rows_of(outputs)))
+
+    with ExitStack() as stack:
+        inner = module.get_submodule(part)
+        stack.callback(inner.register_forward_pre_hook(enter, with_kwargs=True).remove)
+        stack.callback(inner.register_forward_hook(leave).remove)
         args, kwargs = call.given
         module(*args, **kwargs)
-    finally:
-        handle.remove()
     return next((found for found in heard if found is not None), None)

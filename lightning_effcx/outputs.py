@@ -62,7 +62,8 @@ def check_apart(network: View, x: Tensor, raw: Any) -> None:
         x: The samples.
         raw: All that it returned for them.
     """
-    half = torch.arange(len(x) // 2, device=x.device)
+    # Not the first ones: where rows are steps of time, these may well not depend on later ones.
+    half = torch.arange(1, len(x), 2, device=x.device)
     if not len(half):
         return
     outputs = network.matrix(raw)

@@ -8,9 +8,8 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_effcx.arguments import named
-from lightning_effcx.calls import Call, Given, rows_of
+from lightning_effcx.calls import Call, Given, copied, rows_of
 from lightning_effcx.inseparable import Whole, inseparable, shown, unknown
-from lightning_effcx.structures import mapped
 
 _DEPTH = 2  # of the parts that are named in messages
 # These run other kernels where there are hooks in them.
@@ -86,7 +85,8 @@ class Recorder:
     def _leave(self, name: str, module: nn.Module, args: Any, outputs: Any) -> None:
         del module
         given = self._running.pop()
-        if given is None or isinstance(given, Whole):
+        # Nothing is returned by what raised, either.
+        if given is None or isinstance(given, Whole) or outputs is None:
             return
         try:
             args, kwargs = given
@@ -106,8 +106,8 @@ class Recorder:
         try:
             kind = inseparable(named(module, args, kwargs))
             if kind is None:
-                copied: Given = mapped((args, kwargs), lambda _, tensor: tensor.detach().clone())
-                return copied if Call.of("", *copied, 1) else None
+                given = copied((args, kwargs))
+                return given if Call.of("", *given, 1) else None
         except Exception as error:  # noqa: BLE001 the user's classes may raise anything
             kind = unknown(error)
         self._fail(kind, (args, kwargs))

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from lightning_effcx.calls import Call, within
+from lightning_effcx.calls import Call, rows_of, within
 
 X, MASK = torch.randn(6, 3), torch.arange(6)
 TABLE = torch.randn(5, 2)
@@ -91,3 +91,69 @@ def test_what_a_part_is_called_with_is_found_again_in_a_call_of_the_module():
     assert torch.equal(found.given[0][0], X[:4] + 1)
     assert within(module, Call.of("", (X,), {}, 4), "loss") is None
     assert not any(part._forward_pre_hooks for part in module.modules())
+
+
+# --- how many samples there are
+
+INDEX, EMPTY = torch.arange(4), torch.zeros(4, 0)
+
+
+@pytest.mark.parametrize(
+    ("args", "rows", "samples"),
+    [
+        ((X, TABLE), [], 6),  # the first numbers
+        ((TABLE, X), [], 5),
+        ((INDEX, X), [], 6),  # before whole numbers, wherever they stand
+        ((INDEX, torch.arange(3)), [], 4),
+        ((EMPTY, torch.zeros(0), X), [], 6),  # not what has no elements
+        (({"label": INDEX[:3], "x": X},), [], 6),
+        ((TABLE, X), [6], 6),  # as the outputs have it
+        ((TABLE, X), [2, 6, 5], 6),
+        ((X, INDEX), [4], 4),
+        ((X, INDEX), [7], 6),  # which is no row of the arguments
+        ((EMPTY, X), [4], 6),
+    ],
+)
+def test_the_number_of_samples_is_that_of_the_outputs_or_of_the_first_numbers(args, rows, samples):
+    found = Call.of("", args, {}, 99, rows)
+    assert found is not None
+    assert found.samples == found.total == samples
+    assert all(len(tensor) == samples for tensor in found.of_samples().values())
+
+
+def test_what_has_no_elements_is_cut_as_well():
+    found = Call.of("", ({"cat": torch.zeros(6, 5, 0), "cont": X},), {}, 2)
+    assert found is not None
+    assert found.given[0][0]["cat"].shape == (2, 5, 0)
+
+
+def test_the_rows_of_outputs_are_those_of_all_tensors_among_them():
+    outputs = {"loss": torch.zeros(()), "y": [X, TABLE], "n": 3}
+    assert rows_of(outputs) == [6, 5]
+
+
+class Halving(nn.Module):
+    def forward(self, x, table):
+        return x.mul_(0.5) @ table.T
+
+
+def test_a_part_may_change_what_it_is_called_with_and_its_outputs_tell_the_samples():
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.part = Halving()
+
+        def forward(self, x):
+            y = torch.cat([x + 1, x])
+            return self.part(y, torch.ones(3, 3))[: len(x)]
+
+    found = within(Outer(), call_of(X), "part")
+    assert found is not None
+    assert (found.samples, found.part) == (12, "part")  # two rows for each sample, all of them
+    assert torch.equal(found.given[0][0], torch.cat([X + 1, X]))
+
+
+def call_of(x):
+    found = Call.of("", (x,), {}, 99)
+    assert found is not None
+    return found

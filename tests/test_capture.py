@@ -315,3 +315,106 @@ def test_of_many_parts_the_nearest_are_named():
     )
     with pytest.raises(ValueError, match=r"it has: \['head', 'block_.{,180}\]$"):
         see(module, X, part="heads")
+
+
+class Lookup(nn.Module):
+    """Gathers rows of a table, which is no function of numbers for each sample."""
+
+    def forward(self, index, table, mask=None):
+        y = table[index]
+        return y if mask is None else y * mask[:, None]
+
+
+class Flattened(nn.Module):
+    """Returns a row for each token, and is given as many labels."""
+
+    def forward(self, tokens, labels):
+        return tokens.flatten()[:, None] * labels[:, None].float()
+
+
+@pytest.mark.parametrize(
+    ("module", "args", "rows", "shown"),
+    [
+        (Lookup(), (torch.arange(6), torch.randn(9, 3)), 6, "`index` and `table`"),
+        (
+            Lookup(),
+            (torch.arange(6), torch.randn(9, 3), torch.ones(6).bool()),
+            6,
+            "`index`, `table` and `mask`",
+        ),
+        (
+            Flattened(),
+            (torch.ones(6, 2).long(), torch.ones(12).long()),
+            12,
+            "`tokens` and `labels`",
+        ),
+    ],
+)
+def test_whole_numbers_are_not_guessed_to_be_numbers(module, args, rows, shown):
+    found = Call.of("", args, {}, 99, [rows])
+    message = (
+        rf"^no input was found: among {shown} there is no floating-point tensor with a row for "
+        rf"each of the {rows} samples, and no embedding that returns one$"
+    )
+    with observing(module), pytest.raises(ValueError, match=message):
+        captured(module, found)
+
+
+class Pixels(nn.Module):
+    def forward(self, labels, mask, images):
+        return images.flatten(1) / 255 * mask[:, None]
+
+
+def test_bytes_go_before_other_whole_numbers():
+    images = torch.randint(255, (6, 2, 2), dtype=torch.uint8)
+    network, x, *_ = see(Pixels(), Y, torch.ones(6).bool(), images)
+    assert_close(x, images.float())
+    assert_close(network(x / 2), images.flatten(1) / 510)
+
+
+class Recurrent(nn.Module):
+    """Time comes first, samples second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.RNN(3, 2)
+
+    def forward(self, x, lengths=None):
+        hidden = self.rnn(x)[0]
+        return hidden if lengths is None else hidden[lengths - 1, torch.arange(len(lengths))]
+
+
+def test_sequences_whose_first_dimension_is_time_are_refused():
+    with pytest.raises(ValueError, match="outputs for a sample change with the other samples"):
+        see(Recurrent(), torch.randn(4, 6, 3))
+    found = Call.of("", (torch.randn(4, 6, 3), torch.ones(6).long()), {}, 99, [6])
+    module = Recurrent()
+    message = (
+        "among `x` and `lengths` there is no floating-point tensor with a row for each of the 6"
+    )
+    with observing(module), pytest.raises(ValueError, match=message):
+        captured(module, found)
+
+
+def test_complex_numbers_are_no_input_wherever_they_stand():
+    with pytest.raises(ValueError, match=r"the input is complex64 \(6, 3\), expected real numbers"):
+        see(Several(), X, age=X.cfloat())
+
+
+class Repeating(nn.Module):
+    """Embeds positions for each sample, then the tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place, self.word = nn.Embedding(4, 5), nn.Embedding(7, 5)
+
+    def forward(self, tokens):
+        place = self.place(torch.arange(4).expand(len(tokens), 4))
+        return (place * self.word(tokens)).sum(1)
+
+
+def test_an_embedding_of_the_tokens_goes_before_one_of_positions():
+    module, tokens = Repeating(), torch.tensor([[1, 2, 3, 0], [4, 0, 0, 0], [5, 6, 1, 2]])
+    network, x, *_ = see(module, tokens)
+    assert (network.embedding, network.tokens) == ("word", (0, 0))
+    assert_close(network(2 * x), 2 * module(tokens))

@@ -150,3 +150,103 @@ def test_nothing_within_what_is_compiled_is_hooked(make, part, hooked):
     assert [n for n, p in module.named_modules() if p._forward_pre_hooks] == hooked
     getattr(module, "inner", module)(X)
     recorder.close()
+
+
+def test_what_a_module_was_called_with_is_kept_though_it_changes_that():
+    class Halving(nn.Module):
+        def forward(self, x):
+            return x.mul_(0.5)
+
+    x, module = X.clone(), Halving()
+    recorder = Recorder(module, None, 4)
+    module(x)
+    assert torch.equal(recorder.close().given[0][0], X[:4])
+
+
+def test_the_outputs_tell_which_arguments_have_samples():
+    class Query(nn.Module):
+        def forward(self, table, x):
+            return {"loss": x.sum(), "y": x @ table.T}
+
+    table, module = torch.randn(9, 3), Query()
+    recorder = Recorder(module, None, 4)
+    module(table, x=X)
+    found = recorder.close()
+    assert (found.samples, found.total) == (4, 6)
+    assert torch.equal(found.given[0][0], table)
+    assert torch.equal(found.given[1]["x"], X[:4])
+
+
+def test_after_a_call_that_raises_the_next_is_heard():
+    class Picky(nn.Module):
+        def forward(self, x):
+            if len(x) < 3:
+                raise ValueError("too few")
+            return x
+
+    module = Picky()
+    recorder = Recorder(module, None, 9)
+    with pytest.raises(ValueError, match="too few"):
+        module(X[:2])
+    module(X)
+    assert recorder.close().total == 6
+
+
+class Strange(torch.Tensor):
+    """Cannot be cut."""
+
+    def __getitem__(self, index):
+        raise TypeError("of one piece. And more")
+
+
+def test_what_raises_when_it_is_cut_does_not_stop_who_calls():
+    module = nn.Identity()
+    recorder = Recorder(module, None, 4)
+    module(X.as_subclass(Strange))
+    assert recorder.close() is None
+    shown = re.escape("float32 (6, 3), of which single samples cannot be taken (TypeError: of one ")
+    assert re.match(
+        f"no input was found: the network was called with {shown}", f"{recorder.failure}"
+    )
+
+
+# --- which parts may be chosen
+
+
+class Several(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.loss, self.unused = nn.MSELoss(), nn.Linear(1, 1)
+        self.body = nn.ModuleDict({"first": nn.Sequential(nn.Linear(3, 3)), "last": nn.ReLU()})
+        self.head = nn.Linear(3, 2)
+
+    def step(self, x):
+        return self.head(self.body["last"](self.body["first"](x)))
+
+
+def test_parts_that_ran_by_themselves_are_named_before_children_that_did_not():
+    module = Several()
+    recorder = Recorder(module, None, 4)
+    module.step(X)
+    module.step(X)
+    assert recorder.close() is None
+    assert recorder.parts() == ["body.first", "head", "unused", "body"]
+    assert not any(part._forward_pre_hooks or part._forward_hooks for part in module.modules())
+
+
+def test_what_runs_in_a_call_that_was_heard_did_not_run_by_itself():
+    module = Pair()
+    recorder = Recorder(module, None, 4)
+    module(X)
+    module.network(X)
+    recorder.close()
+    assert recorder.parts() == ["network"]
+
+
+def test_layers_that_compute_otherwise_where_they_are_hooked_are_left_alone():
+    layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+    module = nn.ModuleDict({"one": layer, "two": nn.Sequential(layer), "head": nn.Linear(4, 2)})
+    recorder = Recorder(module, None, 4)
+    hooked = [name for name, part in module.named_modules() if part._forward_pre_hooks]
+    assert hooked == ["", "two", "head"]
+    recorder.close()
