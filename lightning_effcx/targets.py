@@ -27,7 +27,8 @@ class Target(NamedTuple):
         """
         if self.y is None:
             return "no targets"
-        return f"{'classes' if are_classes(self.y) else 'values'} from {self.origin}"
+        kind = "classes" if are_classes(self.y) else "values"
+        return f"{kind} from {self.origin}" if self.origin else kind  # of another process
 
 
 def target_in(batch: Any, samples: int) -> Target:

@@ -39,4 +39,9 @@ def test_other_targets_are_none(y):
 )
 def test_it_is_said_where_targets_are_from_and_what_they_are(batch, words):
     assert target_in(batch, 3).words() == words
+
+
+def test_of_other_processes_it_is_not_known_where_their_targets_are_from():
+    assert Target(Y, "").words() == "classes"
+    assert Target(X, "").words() == "values"
     assert Target(None, "`y`").words() == "no targets"

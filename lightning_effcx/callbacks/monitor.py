@@ -63,9 +63,10 @@ class ComplexityMonitor(Callback):
 
     The network is the LightningModule as a function of what its forward, or that of its only child
     with parameters, is really called with in the validation step: of all floating-point tensors
-    with a row for each sample, jointly; of tokens, as a function of what their embedding returns.
-    Where no such call is heard, it is a function of the first floating-point tensor in the batch.
-    In a training without validation the first training samples are measured, at each epoch's end.
+    with a row for each sample, jointly; only where there are none, of what the first embedding of
+    the tokens returns. Where no such call is heard, it is a function of the first floating-point
+    tensor in the batch. One line says what was chosen. In a training without validation the first
+    training samples are measured, at each epoch's end.
 
     Processes of a distributed training share the work, and log what one would. Checkpoints hold the
     probe, and what metrics remember, so that a resumed training goes on with the same curves.
