@@ -60,19 +60,7 @@ def captured(
     part = _part(module, path)
     for tensor in call.of_samples().values():
         _check_real(tensor)
-    try:
-        if isinstance(choice, str) and call.part != choice:
-            call = _inner(module, call, choice)
-        network, x, raw = _evaluated(part, call, choice)
-    except NotImplementedError as error:
-        raise ValueError(
-            f"no network was found: {type(part).__name__} has no forward, or an unfinished one, "
-            "and no call of an only child with parameters was heard"
-        ) from error
-    except (SpentError, _UnclearError):
-        raise
-    except Exception as error:
-        raise ValueError(_cannot_be_evaluated(call, error)) from error
+    call, network, x, raw = _evaluated(module, part, call, choice)
     network.place = output_place(raw, len(x), output)
     outputs = network.matrix(raw)
     check_apart(network, x, raw)
@@ -83,15 +71,32 @@ def captured(
     return Captured(network, x, outputs, words)
 
 
-def _cannot_be_evaluated(call: Call, error: Exception) -> str:
-    shapes = ", ".join(structure(t) for t in call.tensors().values())
-    why = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-    origin = f"{call.origin}: " if call.origin else ""
-    taken = f"; {call.why}" if call.why else ""
-    return f"the network cannot be evaluated at {origin}{shapes} ({why}){taken}"
-
-
 def _evaluated(
+    module: nn.Module, part: nn.Module, call: Call, choice: ChooseNetwork | None
+) -> tuple[Call, View, Tensor, Any]:
+    """Return the call of the part, the network, its input, and all that it returns for it."""
+    try:
+        if isinstance(choice, str) and call.part != choice:
+            call = _inner(module, call, choice)
+        return call, *_called_once(part, call, choice)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"no network was found: {type(part).__name__} has no forward, or an unfinished one, "
+            "and no call of an only child with parameters was heard"
+        ) from error
+    except (SpentError, _UnclearError):
+        raise
+    except Exception as error:
+        shapes = ", ".join(structure(t) for t in call.tensors().values())
+        why = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        origin = f"{call.origin}: " if call.origin else ""
+        taken = f"; {call.why}" if call.why else ""
+        raise ValueError(
+            f"the network cannot be evaluated at {origin}{shapes} ({why}){taken}"
+        ) from error
+
+
+def _called_once(
     part: nn.Module, call: Call, choice: ChooseNetwork | None, *, writes: bool = False
 ) -> tuple[View, Tensor, Any]:
     """Return the network, its input, and all that it returns for it."""
@@ -103,7 +108,7 @@ def _evaluated(
     versions = [tensor._version for tensor in given]  # noqa: SLF001
     raw = network.all_outputs(x)
     if not writes and versions != [tensor._version for tensor in given]:  # noqa: SLF001
-        return _evaluated(part, call, choice, writes=True)
+        return _called_once(part, call, choice, writes=True)
     return network, x, raw
 
 
