@@ -24,11 +24,11 @@ from typing import Literal
 STDERR = "_stderr"
 BANDS = "effcx_bands/"  # of version 0.1: curves at one standard error around each value
 _NAME = re.compile(rf"[a-z][a-z0-9_]*(\.[a-z0-9_]+)?(?<!{STDERR})")
-_LONGEST = 100  # letters of a name or site; MLflow takes 250 for a whole tag
+_LONGEST = 100  # letters of a tag: Comet cuts off what is longer
+_LONGEST_NAME = 60
+_ADDED = 10  # letters, at most, to what is changed
 _DEVICE = r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)"  # no file of Windows can be called so
-_SAFE = re.compile(
-    rf"(?!{_DEVICE})(?!.*\.\.)\w(?:[\w.-]{{0,{_LONGEST - 2}}}[\w-])?", re.ASCII | re.IGNORECASE
-)
+_SAFE = re.compile(rf"(?!{_DEVICE})(?!.*\.\.)\w(?:[\w.-]*[\w-])?", re.ASCII | re.IGNORECASE)
 
 Grain = Literal["value", "stderr", "site", "seconds"]
 
@@ -42,14 +42,15 @@ class Tag:
     site: str = ""
 
     def __str__(self) -> str:
-        name = safe(self.name)
+        name = safe(self.name, _LONGEST_NAME)
         match self.grain:
             case "value":
                 return f"effcx/{name}"
             case "stderr":
                 return f"effcx_stderr/{name}"
             case "site":
-                return f"effcx_sites/{name}/{safe(self.site)}"
+                folder = f"effcx_sites/{name}/"
+                return folder + safe(self.site, _LONGEST - len(folder))
             case "seconds":
                 return f"effcx_seconds/{name}"
 
@@ -142,21 +143,22 @@ def site_key(name: str, site: str) -> str:
     return f"{name}/{site}"
 
 
-def safe(part: str) -> str:
+def safe(part: str, longest: int) -> str:
     """Write a name or site so that every logger and file system takes it as a part of a path.
 
-    What has to be changed gets a digest at its end, so that it stays different from all others.
+    What has to be changed gets a digest at its end, so that it stays different from all others; of
+    what is too long the end is kept.
 
     Example:
-        >>> safe("layers.1.relu")
+        >>> safe("layers.1.relu", longest=50)
         'layers.1.relu'
-        >>> safe("blocks.a/b.relu")
+        >>> safe("blocks.a/b.relu", longest=50)
         'blocks.a_b.relu-9a090459'
     """
-    if _SAFE.fullmatch(part):
+    if len(part) <= longest and _SAFE.fullmatch(part):
         return part
     digest = sha256(part.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    readable = re.sub(r"[^\w.-]+|\.{2,}", "_", part, flags=re.ASCII)[-_LONGEST + 10 :]
+    readable = re.sub(r"[^\w.-]+|\.{2,}", "_", part, flags=re.ASCII)[_ADDED - longest :]
     made = f"{readable.lstrip('.')}-{digest}"
     return made if _SAFE.fullmatch(made) else f"_{made}"
 
