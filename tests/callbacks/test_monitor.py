@@ -1,6 +1,7 @@
 import copy
 import math
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -305,6 +306,18 @@ def test_early_stopping_and_checkpoints_can_watch_a_measure(tmp_path):
     )
     assert host.current_epoch == 2
     assert checkpoint.best_model_score is not None
+
+
+def test_a_checkpoint_can_watch_a_variant_and_have_its_value_in_its_name(tmp_path):
+    watched = "effcx/jacobian_norm.probabilities"
+    name = f"norm={{{watched}:.3f}}"
+    checkpoint = ModelCheckpoint(
+        tmp_path, monitor=watched, filename=name, auto_insert_metric_name=False
+    )
+    monitor = ComplexityMonitor([JacobianNorm("probabilities")])
+    fit(tmp_path, monitor, checkpoint, enable_checkpointing=True)
+    least = min(entry["values"][watched] for entry in monitor.history)
+    assert Path(checkpoint.best_model_path) == tmp_path / f"norm={least:.3f}.ckpt"
 
 
 def test_every_logger_sees_the_measures(tmp_path):
