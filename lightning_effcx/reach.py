@@ -92,14 +92,17 @@ class Reach:
                 self._visit(*self._waiting.popleft())
 
     def covers(self, root: Any) -> bool:
-        """Tell whether all modules of a network were found, but those that are ours around them."""
+        """Tell whether all modules of a network were found, but those that are ours around them.
+
+        They must hold the same parameters, too, which are others where they are made whole anew.
+        """
         if not isinstance(root, nn.Module):
             return id(root) in self._seen
         ours = __name__.partition(".")[0]
         return all(
             id(part) in self._seen or type(part).__module__.partition(".")[0] == ours
             for part in root.modules()
-        )
+        ) and all(id(parameter) in self.tensors for parameter in root.parameters())
 
     def holders(self) -> list[Holder]:
         """Return copies of what holds tensors, and other things, to be kept by whoever asks."""
