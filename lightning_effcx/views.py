@@ -103,7 +103,9 @@ class Called(View):
                 f"looks at {len(x)} points: hold it fixed with network=lambda module, x: ..."
             )
         held = held.to(x.dtype) if held.is_floating_point() else held
-        return held if len(held) == len(x) else held.expand(len(x), *held.shape[1:])
+        if len(held) == len(x):
+            return held
+        return held.expand(len(x), *held.shape[1:]).contiguous()  # which it is in a real call
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from lightning_effcx.calls import Call
 from lightning_effcx.capture import captured
+from lightning_effcx.metrics.regions import transitions
 from lightning_effcx.observe import observing
 from lightning_effcx.units import units
 from lightning_effcx.views import Called, View, as_called, at_samples, varies
@@ -418,3 +419,21 @@ def test_an_embedding_of_the_tokens_goes_before_one_of_positions():
     network, x, *_ = see(module, tokens)
     assert (network.embedding, network.tokens) == ("word", (0, 0))
     assert_close(network(2 * x), 2 * module(tokens))
+
+
+def test_what_is_held_fixed_can_be_viewed_as_in_a_real_call():
+    class Labelled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x, labels):
+            logits = self.head(x.relu())
+            return {"logits": logits, "loss": logits.gather(1, labels.view(-1, 1)).mean()}
+
+    module, labels = Labelled(), torch.arange(6).reshape(6, 1) % 3
+    call = Call.of("", (torch.randn(6, 4), labels), {}, 6)
+    with observing(module):
+        network, x, _ = captured(module, call)[:3]
+        one = at_samples(network, torch.tensor([2]))
+        assert transitions(one, torch.stack([x[2], -x[2], x[2]])[None]).tolist() == [8]
