@@ -1,6 +1,6 @@
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -15,11 +15,6 @@ from lightning_effcx.units import units
 from lightning_effcx.views import Called, View, as_called, at_samples, varies
 
 X, Y = torch.randn(6, 3), torch.arange(6)
-
-
-class Batch(NamedTuple):
-    x: Any
-    y: Any
 
 
 @dataclass
