@@ -21,7 +21,7 @@ from lightning_effcx.metrics.regions import (
     transitions,
     transitions_per_site,
 )
-from lightning_effcx.metrics.student import ShallowStudent, fit_student
+from lightning_effcx.metrics.shallow_student import ShallowStudent, fit_student
 from lightning_effcx.metrics.trajectory import trajectory_length
 
 __all__ = [  # noqa: RUF022 EMC and LANN are no constants

@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from lightning_effcx.draws import check_generator
-from lightning_effcx.options import check_count, check_number, check_word
+from lightning_effcx.options import check_count, check_number, check_word, refusal
 from lightning_effcx.targets import classes_of
 
 
@@ -130,6 +129,13 @@ def pairs(
             f"no two of the {len(y)} samples are of {which}: use more samples, or between='any'."
         )
     return found[torch.randperm(len(found), generator=generator)[:count]]
+
+
+def check_generator(given: Any) -> None:
+    """Refuse what is no source of random numbers, such as a seed."""
+    if not (given is None or isinstance(given, Generator)):
+        expected = "a torch.Generator, such as torch.Generator().manual_seed(0)"
+        raise refusal(TypeError, "generator", given, expected)
 
 
 @runtime_checkable

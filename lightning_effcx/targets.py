@@ -1,54 +1,6 @@
-"""Targets: what belongs to each sample, where it stands in a batch, and whether it is a class."""
-
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+"""Targets and decisions: whether targets are classes, and which class outputs stand for."""
 
 from torch import Tensor
-
-from lightning_effcx.structures import parts
-
-# What targets are called in batches whose parts have names.
-_NAMES = ("y", "label", "labels", "target", "targets")
-
-
-class Target(NamedTuple):
-    """Targets `(n, ...)`, or none, and where they are from, in words."""
-
-    y: Tensor | None
-    origin: str
-
-    def words(self) -> str:
-        """Say what they are taken for.
-
-        Example:
-            >>> import torch
-            >>> Target(torch.arange(2), "`y`").words()
-            'classes from `y`'
-        """
-        if self.y is None:
-            return "no targets"
-        kind = "classes" if are_classes(self.y) else "values"
-        return f"{kind} from {self.origin}" if self.origin else kind  # of another process
-
-
-def target_in(batch: Any, samples: int) -> Target:
-    """Find the targets of so many samples in a batch: by their name, or else as the second part.
-
-    Example:
-        >>> import torch
-        >>> target_in({"x": torch.zeros(2, 3), "y": torch.arange(2)}, 2)
-        Target(y=tensor([0, 1]), origin='`y`')
-    """
-    inside = parts(batch)
-    found = [Target(inside[name], f"`{name}`") for name in _NAMES if name in inside]
-    if not isinstance(batch, Mapping):
-        found += [Target(y, "the second part of the batch") for y in [*inside.values()][1:2]]
-    return next((each for each in found if is_target(each.y, samples)), Target(None, ""))
-
-
-def is_target(y: Any, samples: int) -> bool:
-    """Tell whether something is a tensor with a row for each of so many samples."""
-    return isinstance(y, Tensor) and bool(y.dim()) and len(y) == samples
 
 
 def are_classes(y: Tensor) -> bool:
@@ -72,3 +24,20 @@ def classes_of(y: Tensor | None) -> Tensor:
             f"got {given}."
         )
     return y.flatten().long()
+
+
+def decisions(outputs: Tensor, threshold: float = 0.0) -> Tensor:
+    """Return the class of each row of `(n, k)`, that of the largest if there are several outputs.
+
+    Args:
+        outputs: Logits, or whatever rises with them.
+        threshold: What a single output must exceed for class 1; 0.5 if it is a probability.
+
+    Example:
+        >>> import torch
+        >>> decisions(torch.tensor([[0.1, 0.7, 0.2], [3.0, 1.0, 2.0]]))
+        tensor([1, 0])
+        >>> decisions(torch.tensor([[-1.0], [2.0]]))
+        tensor([0, 1])
+    """
+    return outputs.argmax(1) if outputs.shape[1] > 1 else (outputs[:, 0] > threshold).long()

@@ -7,7 +7,7 @@ import matplotlib as mpl
 import pytest
 import torch
 from hypothesis import settings
-from shapes import sparing
+from shape_checks import sparing
 
 jaxtyping.jaxtyped = sparing(jaxtyping.jaxtyped)  # which the import hook calls by this name
 mpl.use("Agg")

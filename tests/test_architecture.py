@@ -8,179 +8,115 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from rooms import ROOT, arrows, floors, imports, imports_within, modules, room_of
 from torchmetrics import Metric
 
 import lightning_effcx
 from lightning_effcx import metrics
+from lightning_effcx.callbacks import ComplexityMonitor
 
-ROOT = Path(lightning_effcx.__file__).parent
-# Lowest first; imports point down. What stands in one line is one floor.
+# Lowest first, one floor a line; a room imports rooms below it only.
 FLOORS = [
-    {"tags", "figures", "reading", "options"},
-    {
-        "shards",
-        "states",
-        "contents",
-        "codes",
-        "ownership",
-        "standins",
-        "reach",
-        "lending",
-        "keeping",
-        "observe",
-        "structures",
-        "samples",
-        "arguments",
-        "inseparable",
-        "targets",
-        "calls",
-        "recorder",
-        "inputs",
-        "views",
-        "embeddings",
-        "outputs",
-        "announcement",
-        "capture",
-        "operations",
-        "refusals",
-        "beside",
-        "followed",
-        "lineage",
-        "batches",
-        "sites",
-        "follow",
-        "units",
-        "curves",
-        "tangents",
-        "greedy",
-        "broken_lines",
-        "layers",
-        "substitution",
-        "amplification",
-        "own",
-        "decisions",
-        "draws",
-        "paths",
-        "rows",
-        "envelope",
-        "rewrites",
-        "passes",
-        "affine",
-        "engine",
-        "cutting",
-        "pieces",
-    },
-    {"metrics.base"},
-    {"metrics.*"},
-    {"metrics", "functional"},
-    {"regularizers"},
-    {"callbacks", "callbacks.*"},
-    {"studies", "studies.*"},
+    {"options", "plotting", "reading", "tags", "targets"},
+    {"network", "paths"},
+    {"tracing"},
+    {"piecewise", "tangents"},
+    {"metrics"},
+    {"callbacks", "functional"},
+    {"studies"},
+    {"cli"},
 ]
-ANNEX = {"tags", "figures", "reading", "compare", "compare.*"}
-ROOF = {"cli", "cli.*"}  # above all, which it imports when it is asked to; nothing imports it
+BESIDE = {"compare"}  # reads the disk; knows nothing of networks
+# What the others import from the package of these rooms, never from the files inside.
+CLOSED = {"network", "piecewise", "tangents", "tracing"}
+TORCH_FREE = {"cli", "compare", "options", "plotting", "reading", "tags"}
+KNOW_LIGHTNING = {"callbacks", "studies"}
 HEAVY = {"torch", "torchmetrics", "pytorch_lightning", "lightning", "numpy"}
-FILES = sorted(ROOT.rglob("*.py"))
+MODULES = modules()
+NAMES = sorted(set(MODULES) - {""})
 
 
-def name_of(file: Path) -> str:
-    """A file's dotted name within the package; empty for the package itself."""
-    parts = file.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+def loaded(name: str):
+    return importlib.import_module(f"lightning_effcx.{name}".rstrip("."))
 
 
-MODULES = {name_of(file): file for file in FILES}
+def floor(room: str) -> int:
+    return next(level for level, rooms in enumerate(FLOORS) if room in rooms)
 
 
-def imports(file: Path) -> set[str]:
-    """Everything that a file imports, also inside of functions: modules by their whole names."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file} imports by position, not by name"
-            for alias in node.names:
-                whole = f"{node.module}.{alias.name}"
-                is_ours = whole.removeprefix("lightning_effcx.") in MODULES
-                found.add(whole if is_ours else str(node.module))
-    return found
+def distributions(file: Path) -> set[str]:
+    """Whose modules a file imports."""
+    return {name.partition(".")[0] for name in imports(file)} - {"lightning_effcx"}
 
 
-def ours(file: Path) -> set[str]:
-    """The names within the package of what a file imports from it."""
-    return {
-        name.removeprefix("lightning_effcx").removeprefix(".")
-        for name in imports(file)
-        if name.split(".")[0] == "lightning_effcx"
-    } - {""}  # the package itself has nothing but its version
+def test_the_house_has_at_most_16_rooms_and_40_arrows():
+    graph = arrows()
+    assert set(graph) == set.union(*FLOORS) | BESIDE
+    assert len(graph) <= 16
+    assert sum(map(len, graph.values())) <= 40
 
 
-def others(file: Path) -> set[str]:
-    return {name.split(".")[0] for name in imports(file)} - {"lightning_effcx"}
-
-
-def matches(name: str, room: set[str]) -> bool:
-    return name in room or f"{name.rpartition('.')[0]}.*" in room
-
-
-def floor(name: str) -> int:
-    return next(level for level, room in enumerate(FLOORS) if matches(name, room))
-
-
-def test_every_file_is_in_a_room():
-    for name in set(MODULES) - {""}:
-        assert matches(name, ANNEX | ROOF) or any(matches(name, room) for room in FLOORS), name
-
-
-@pytest.mark.parametrize("name", sorted(set(MODULES) - {""}))
-def test_imports_point_down(name):
-    if matches(name, ROOF):
-        return
-    assert not any(matches(imported, ROOF) for imported in ours(MODULES[name]))
-    if matches(name, ANNEX):
-        assert all(matches(imported, ANNEX) for imported in ours(MODULES[name]))
-        return
-    for imported in ours(MODULES[name]):
-        within_a_room = floor(imported) == floor(name)
-        assert within_a_room or floor(imported) < floor(name), f"{name} imports {imported}"
+def test_rooms_import_lower_rooms_only():
+    for room, below in arrows().items():
+        if room in BESIDE:
+            assert all(floor(each) == 0 for each in below), room
+        else:
+            assert all(each in BESIDE or floor(each) < floor(room) for each in below), room
+            assert not below & BESIDE or room == "cli"
 
 
 def test_no_import_goes_round():
-    graph = {name: ours(file) - {name} for name, file in MODULES.items()}
-    assert set(TopologicalSorter(graph).static_order()) >= set(graph)
+    graph = {name: imports_within(MODULES[name], MODULES) - {name} for name in NAMES}
+    assert {*TopologicalSorter(graph).static_order()} >= set(graph)
 
 
-@pytest.mark.parametrize("name", sorted(name for name in MODULES if matches(name, ANNEX | ROOF)))
-def test_the_annex_reads_the_disk_and_imports_nothing_heavy(name):
-    heavy = others(MODULES[name]) & (HEAVY | {"matplotlib"})
-    assert heavy <= ({"matplotlib"} if name == "figures" else set())
+def test_the_map_puts_each_room_above_those_that_it_imports():
+    assert floors({"a": set(), "b": {"a"}, "c": {"a", "b"}, "d": {"a"}}) == [
+        ["a"],
+        ["b", "d"],
+        ["c"],
+    ]
 
 
-@pytest.mark.parametrize(
-    "name", sorted(n for n in MODULES if n and not matches(n, ANNEX | ROOF) and floor(n) <= 1)
-)
-def test_the_ground_floor_imports_torch_only(name):
-    assert not others(MODULES[name]) & (HEAVY - {"torch", "numpy"})
+@pytest.mark.parametrize("name", NAMES)
+def test_closed_rooms_are_entered_through_their_door(name):
+    for imported in imports_within(MODULES[name], MODULES):
+        room = room_of(imported)
+        assert room == room_of(name) or room not in CLOSED or imported == room, imported
 
 
-@pytest.mark.parametrize(
-    "name",
-    sorted(
-        n for n in MODULES if n and not matches(n, ANNEX | ROOF) and floor(n) < floor("callbacks")
-    ),
-)
+@pytest.mark.parametrize("name", [n for n in NAMES if room_of(n) in TORCH_FREE])
+def test_what_reads_the_disk_imports_nothing_heavy(name):
+    heavy = distributions(MODULES[name]) & (HEAVY | {"matplotlib"})
+    assert heavy <= ({"matplotlib"} if name == "plotting" else set())
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if room_of(n) not in KNOW_LIGHTNING])
 def test_measures_do_not_know_lightning(name):
-    assert not others(MODULES[name]) & {"pytorch_lightning", "lightning", "tensorboard"}
+    assert not distributions(MODULES[name]) & {"pytorch_lightning", "lightning"}
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if room_of(n) in {*CLOSED, "paths", "targets"}])
+def test_the_rooms_below_the_metrics_import_torch_only(name):
+    assert not distributions(MODULES[name]) & (HEAVY - {"torch", "numpy"})
 
 
 @pytest.mark.parametrize("name", ["lightning_effcx", "lightning_effcx.tags"])
 def test_the_package_imports_nothing_heavy(name):
     code = f"import sys, {name}; print(*{{n.split('.')[0] for n in sys.modules}})"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = set(found.stdout.split())
-    assert "lightning_effcx" in loaded
-    assert not loaded & (HEAVY | {"matplotlib", "tensorboard"})
+    modules_of_it = set(found.stdout.split())
+    assert "lightning_effcx" in modules_of_it
+    assert not modules_of_it & (HEAVY | {"matplotlib", "tensorboard"})
+
+
+def test_the_package_offers_the_monitor_when_it_is_asked_for():
+    assert lightning_effcx.ComplexityMonitor is ComplexityMonitor
+    assert set(lightning_effcx.__all__) == {"ComplexityMonitor", "__version__"}
+    with pytest.raises(
+        AttributeError, match=r"^module 'lightning_effcx' has no attribute 'monitor'$"
+    ):
+        lightning_effcx.monitor  # noqa: B018 the subject
 
 
 def test_functional_is_imports_and_their_names():
@@ -192,10 +128,6 @@ def test_functional_is_imports_and_their_names():
     assert [target.id for target in names.targets] == ["__all__"]
 
 
-def loaded(name: str):
-    return importlib.import_module(f"lightning_effcx.{name}".rstrip("."))
-
-
 def declares_all(file: Path) -> bool:
     return any(
         isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__"
@@ -203,24 +135,42 @@ def declares_all(file: Path) -> bool:
     )
 
 
-@pytest.mark.parametrize("name", sorted(n for n, file in MODULES.items() if declares_all(file)))
-def test_all_names_what_is_there(name):
-    module = loaded(name)
-    defined = {
+DECLARING = [name for name in NAMES if declares_all(MODULES[name])]
+
+
+def imported_names(file: Path) -> set[str]:
+    """What a file imports by name from the package, at its top."""
+    return {
         alias.asname or alias.name
-        for node in ast.parse(MODULES[name].read_text()).body
+        for node in ast.parse(file.read_text()).body
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("lightning_effcx")
         for alias in node.names
-    } | {
+    }
+
+
+@pytest.mark.parametrize("name", DECLARING)
+def test_all_names_what_is_there(name):
+    module = loaded(name)
+    defined = imported_names(MODULES[name]) | {
         key
         for key, value in vars(module).items()
         if getattr(value, "__module__", None) == module.__name__
     }
     public = {key for key in defined if not key.startswith("_")}
-    if name in {"metrics", "functional"}:
+    if MODULES[name].name == "__init__.py" or name == "functional":
         assert set(module.__all__) == public
     assert set(module.__all__) <= public | set(vars(module))
-    assert list(module.__all__) == sorted(set(module.__all__))
+
+
+@pytest.mark.parametrize("room", sorted({*CLOSED, "callbacks", "compare", "metrics", "studies"}))
+def test_every_room_says_what_it_exports(room):
+    assert room in DECLARING
+
+
+@pytest.mark.parametrize("name", DECLARING)
+def test_nothing_is_exported_under_the_name_of_a_file(name):
+    files = {each.rpartition(".")[2] for each in NAMES if each.rpartition(".")[0] == name}
+    assert not files & set(loaded(name).__all__)
 
 
 def test_metrics_exports_exactly_the_metrics():
@@ -247,8 +197,7 @@ def test_what_functional_gathers_lives_with_the_metrics():
 
 
 def test_no_file_is_named_for_what_does_not_belong_elsewhere():
-    assert not {file.stem for file in FILES} & {"utils", "misc", "helpers", "common", "util"}
-    assert not {part for file in FILES for part in file.relative_to(ROOT).parts} & {
-        "utils",
-        "common",
+    parts = {
+        part for file in MODULES.values() for part in file.relative_to(ROOT).with_suffix("").parts
     }
+    assert not parts & {"utils", "misc", "helpers", "common", "util"}

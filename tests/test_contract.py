@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from concrete_metrics import CONCRETE
 from networks import ZOO, Caching, mlp, specimen
 from torch import nn
 from torch.testing import assert_close
@@ -18,13 +19,6 @@ from lightning_effcx import metrics, tags
 from lightning_effcx.paths import Arc, Ellipse, Segment
 
 pytestmark = pytest.mark.usefixtures("_float64")
-
-# Metrics of a network. What trainings are told to, `EffectiveModelComplexity`, sees none.
-CONCRETE = [
-    metric
-    for metric in (getattr(metrics, name) for name in metrics.__all__)
-    if issubclass(metric, metrics.NetworkMetric) and not inspect.isabstract(metric)
-]
 
 
 class Labelled(Dataset):

@@ -2,16 +2,16 @@ from contextlib import ExitStack
 
 import pytest
 import torch
-from foreign import CASES, Case, N
+from foreign_calls import CASES, Case, N
 from torch import Tensor
 from torch.testing import assert_close
 
-from lightning_effcx.capture import captured
 from lightning_effcx.functional import jacobian_norm
-from lightning_effcx.observe import observing
-from lightning_effcx.recorder import Recorder
-from lightning_effcx.structures import mapped
-from lightning_effcx.views import at_samples
+from lightning_effcx.network.capture import captured
+from lightning_effcx.network.nested import mapped
+from lightning_effcx.network.observe import observing
+from lightning_effcx.network.recorder import Recorder
+from lightning_effcx.network.views import at_samples
 
 EVERY = pytest.mark.parametrize("name", CASES)
 

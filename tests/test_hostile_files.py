@@ -26,9 +26,9 @@ from tensorboard.util.tensor_util import make_tensor_proto
 from lightning_effcx.cli import main
 from lightning_effcx.compare import load_runs, load_studies
 from lightning_effcx.reading import from_json, open_regular, read_json, visible
-from lightning_effcx.studies.jobs import Job
-from lightning_effcx.studies.lessons import Lesson
-from lightning_effcx.studies.records import Study, recorded
+from lightning_effcx.studies.mimic_data import Lesson
+from lightning_effcx.studies.runner.jobs import Job
+from lightning_effcx.studies.runner.results import Study, recorded
 
 ERRORS = {8: (0.0, 0.5), 16: (0.25, 0.5)}
 SCALARS = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="scalars"))

@@ -11,8 +11,8 @@ import pytest
 SCRIPT = """
 import sys
 import torch
-from residuals import deep
-from lightning_effcx.pieces import pieces
+from residual_networks import deep
+from lightning_effcx.piecewise.lines import pieces
 
 def peak():
     status = dict(line.split(":", 1) for line in open("/proc/self/status"))
@@ -33,7 +33,7 @@ print(knots, peak() - before)
 def knots_and_peak(share, budget):
     command = [sys.executable, "-c", SCRIPT, str(share), str(budget)]
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**16)}
-    folder = Path(__file__).parent
+    folder = Path(__file__).parent / "support"
     result = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, check=True, text=True
     )

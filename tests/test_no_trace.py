@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 import torch
 from architectures import ARCHITECTURES
-from idioms import FORBIDDEN, STATES, STRUCTURES
+from concrete_metrics import CONCRETE
 from networks import ZOO, specimen
-from test_contract import CONCRETE
+from stateful_networks import FORBIDDEN, STATES, STRUCTURES
 from torch import Tensor, nn
 from traces import FailedError, FailsAt, Trace, modules_of
 
 from lightning_effcx import functional, metrics
-from lightning_effcx.observe import observing
+from lightning_effcx.network.observe import observing
+from lightning_effcx.network.views import View
 from lightning_effcx.paths import Segment
-from lightning_effcx.views import View
 
 SAMPLES = 3
 ARGUMENTS: dict[str, dict[str, Any]] = {

@@ -14,7 +14,7 @@ import torch
 import lightning_effcx
 from lightning_effcx import functional, metrics, paths
 from lightning_effcx.callbacks import ComplexityMonitor, Geometric
-from lightning_effcx.metrics.student import ShallowStudent
+from lightning_effcx.metrics.shallow_student import ShallowStudent
 from lightning_effcx.options import check_count, check_kind, check_number, check_seed, check_word
 
 X, Y = torch.zeros(4, 3), torch.arange(4)

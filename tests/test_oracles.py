@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from networks import mlp
-from sweeps import lengths
+from slow_oracles import lengths
 from torch import nn
 from torch.testing import assert_close
 
 from lightning_effcx.functional import linear_regions
-from lightning_effcx.pieces import pieces
+from lightning_effcx.piecewise.lines import pieces
 
 SHAPES = [(2, 64, 64, 1), (64, 128, 128, 10), (784, 256, 256, 256, 10)]
 

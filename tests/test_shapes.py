@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from jaxtyping import TypeCheckError
-from shapes import declares
+from shape_checks import declares
 
 import lightning_effcx
 from lightning_effcx.paths import segment

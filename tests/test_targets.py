@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from lightning_effcx.targets import Target, classes_of, target_in
+from lightning_effcx.network.inputs import Target, target_in
+from lightning_effcx.targets import classes_of
 
 X, Y = torch.zeros(3, 2), torch.tensor([0, 2, 1])
 

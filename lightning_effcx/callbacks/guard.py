@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lightning_effcx.callbacks.hosts import rank_zero_warn
+from lightning_effcx.callbacks.lightning_compat import rank_zero_warn
 
 
 class Guard:

@@ -1,7 +1,7 @@
 """Loggers: each is handed the values by itself, so that none that raises ends a training."""
 
 from lightning_effcx.callbacks.guard import Guard
-from lightning_effcx.callbacks.hosts import Trainer
+from lightning_effcx.callbacks.lightning_compat import Trainer
 
 
 def hand_out(trainer: Trainer, values: dict[str, float], step: int, guard: Guard) -> None:

@@ -13,10 +13,11 @@ from torch import Tensor
 from torchmetrics import Metric
 from typing_extensions import override
 
-from lightning_effcx.arguments import listed
 from lightning_effcx.callbacks.budget import Budget
+from lightning_effcx.callbacks.defaults import candidates, suited
+from lightning_effcx.callbacks.distributed import gather, together
 from lightning_effcx.callbacks.guard import Guard
-from lightning_effcx.callbacks.hosts import (
+from lightning_effcx.callbacks.lightning_compat import (
     Callback,
     LightningModule,
     Trainer,
@@ -27,19 +28,23 @@ from lightning_effcx.callbacks.hosts import (
     step_of,
 )
 from lightning_effcx.callbacks.loggers import hand_out
+from lightning_effcx.callbacks.measuring import declared, measure, memory, named, remember
 from lightning_effcx.callbacks.probe import Probe
-from lightning_effcx.callbacks.ranks import gather, together
 from lightning_effcx.callbacks.schedules import Every
-from lightning_effcx.callbacks.selection import declared, measure, memory, named, remember
-from lightning_effcx.callbacks.standard import candidates, suited
 from lightning_effcx.callbacks.tensorboard import declare
-from lightning_effcx.capture import Captured, captured
-from lightning_effcx.observe import Network, check_finite
+from lightning_effcx.network import (
+    Captured,
+    Network,
+    SpentError,
+    Target,
+    at_samples,
+    captured,
+    check_finite,
+    is_target,
+    listed,
+)
 from lightning_effcx.options import check_count, check_kind, check_seed, check_switch, refusal
-from lightning_effcx.standins import SpentError
 from lightning_effcx.tags import Tag, check_name, of_key, renewed, slashed
-from lightning_effcx.targets import Target, is_target
-from lightning_effcx.views import at_samples
 
 _SHOWN = 4  # names of parts, in a message
 

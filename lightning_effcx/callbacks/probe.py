@@ -5,12 +5,18 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from lightning_effcx.callbacks.hosts import Trainer
-from lightning_effcx.callbacks.ranks import distinct, gather, interleave, rank, share_errors
-from lightning_effcx.calls import Call
-from lightning_effcx.inputs import ChooseInput, ChooseNetwork, chosen, heard
-from lightning_effcx.recorder import Recorder
-from lightning_effcx.structures import parts, structure
+from lightning_effcx.callbacks.distributed import distinct, gather, interleave, rank, share_errors
+from lightning_effcx.callbacks.lightning_compat import Trainer
+from lightning_effcx.network import (
+    Call,
+    ChooseInput,
+    ChooseNetwork,
+    Recorder,
+    chosen,
+    heard,
+    parts,
+    structure,
+)
 
 Stage: TypeAlias = Literal["sanity", "validation", "training"]
 

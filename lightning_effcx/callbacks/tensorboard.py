@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
-from lightning_effcx.callbacks.hosts import LightningModule, Trainer, of_kind
+from lightning_effcx.callbacks.lightning_compat import LightningModule, Trainer, of_kind
 from lightning_effcx.tags import Grain, Tag
 
 

@@ -47,28 +47,28 @@ def add_to(commands: Any) -> None:
 def _compare(arguments: argparse.Namespace) -> bool:
     # Imported here, because `effcx --help` shall not wait for TensorBoard, nor a table for
     # matplotlib.
-    from lightning_effcx.compare import compare_runs, load_runs, load_studies, renderings  # noqa: PLC0415
+    from lightning_effcx.compare import compare_runs, formats, load_runs, load_studies  # noqa: PLC0415
     from lightning_effcx.compare.notes import notes_of  # noqa: PLC0415
 
     check_folders(arguments)
     if arguments.plot:
         from lightning_effcx.compare.plots import plot_runs  # noqa: PLC0415
-        from lightning_effcx.figures import save_figure  # noqa: PLC0415
+        from lightning_effcx.plotting import save_figure  # noqa: PLC0415
     with _plain_warnings() as said:
         runs = [*load_runs(arguments.folder), *load_studies(arguments.folder)]
     if not runs:
         raise ValueError(f"There is no run and no finished study below {str(arguments.folder)!r}.")
     comparison = compare_runs(runs, metrics=arguments.metrics, sort=arguments.sort)
     terminal = get_terminal_size(fallback=(_WIDTH, 0)).columns
-    table = renderings.as_table(comparison, terminal)
+    table = formats.as_table(comparison, terminal)
     # Where the terminal is too narrow even so, rows go on in the next line, but nothing is cut.
-    Console(width=renderings.width_of(table)).print(table)
+    Console(width=formats.width_of(table)).print(table)
     for note in notes_of(comparison):
         sys.stdout.write(fill(note, terminal, subsequent_indent="  ") + "\n")
     if arguments.csv:
-        write_text(arguments.csv, renderings.as_csv(comparison))
+        write_text(arguments.csv, formats.as_csv(comparison))
     if arguments.json:
-        write_text(arguments.json, renderings.as_json(comparison))
+        write_text(arguments.json, formats.as_json(comparison))
     if arguments.plot:
         save_figure(plot_runs(comparison), arguments.plot)
         say_written(arguments.plot)

@@ -141,9 +141,9 @@ def _sizes(text: str) -> tuple[int, ...]:
 def _study(arguments: argparse.Namespace) -> bool:
     check_folders(arguments)
     if arguments.plot:
-        from lightning_effcx.figures import save_figure  # noqa: PLC0415
+        from lightning_effcx.plotting import save_figure  # noqa: PLC0415
     from lightning_effcx import studies  # noqa: PLC0415
-    from lightning_effcx.compare.renderings import width_of  # noqa: PLC0415
+    from lightning_effcx.compare.formats import width_of  # noqa: PLC0415
 
     study = getattr(studies, arguments.study)
     given = _given(arguments, signature(study).parameters)

@@ -3,8 +3,8 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
+from lightning_effcx.compare.formats import MARK
 from lightning_effcx.compare.groups import Group
-from lightning_effcx.compare.renderings import MARK
 from lightning_effcx.compare.tables import Comparison
 
 _SHOWN = 4  # names in a list, before it is cut

@@ -7,7 +7,7 @@ from math import ceil
 from lightning_effcx.compare.groups import Group
 from lightning_effcx.compare.runs import Run
 from lightning_effcx.compare.tables import Comparison, mean_of, spread_of
-from lightning_effcx.figures import COLOURS, Axes, Figure, label_logarithms, simplify
+from lightning_effcx.plotting import COLOURS, Axes, Figure, label_logarithms, simplify
 
 _DASHES = ("-", "--", ":", "-.")  # once the colours are used up
 _PANEL = (3.4, 2.5)  # inches

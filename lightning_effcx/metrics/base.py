@@ -11,13 +11,12 @@ from torch import Generator, Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_effcx.draws import Draws
-from lightning_effcx.observe import Network, observing
+from lightning_effcx.metrics.draws import Draws
+from lightning_effcx.metrics.samples import check_samples
+from lightning_effcx.network import Network, at_samples, observing, varies
 from lightning_effcx.options import check_count, check_seed, refusal
 from lightning_effcx.paths import Paths, Segment, origins
-from lightning_effcx.samples import check_samples
 from lightning_effcx.tags import STDERR, site_key
-from lightning_effcx.views import at_samples, varies
 
 Items = TypeVar("Items", Tensor, Draws)
 

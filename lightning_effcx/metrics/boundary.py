@@ -37,13 +37,12 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_effcx.affine import bends
-from lightning_effcx.draws import Draws
 from lightning_effcx.metrics.base import SampleMetric
-from lightning_effcx.observe import Network, in_precision
+from lightning_effcx.metrics.draws import Draws
+from lightning_effcx.metrics.samples import check_samples
+from lightning_effcx.network import Network, in_precision
 from lightning_effcx.options import check_count, check_number
-from lightning_effcx.pieces import pieces
-from lightning_effcx.samples import check_samples
+from lightning_effcx.piecewise import bends, pieces
 from lightning_effcx.tags import site_key
 
 

@@ -28,13 +28,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_effcx.affine import bends
-from lightning_effcx.draws import Draws
 from lightning_effcx.metrics.base import PathMetric
-from lightning_effcx.observe import Network
+from lightning_effcx.metrics.draws import Draws
+from lightning_effcx.metrics.samples import check_samples
+from lightning_effcx.network import Network
 from lightning_effcx.paths import Paths, Segment
-from lightning_effcx.pieces import pieces
-from lightning_effcx.samples import check_samples
+from lightning_effcx.piecewise import bends, pieces
 
 
 @dataclass(frozen=True)

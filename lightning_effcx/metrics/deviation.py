@@ -22,13 +22,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_effcx.draws import Draws
 from lightning_effcx.metrics.base import PathMetric
-from lightning_effcx.observe import Network, in_precision
+from lightning_effcx.metrics.draws import Draws
+from lightning_effcx.metrics.samples import check_paths
+from lightning_effcx.network import Network, in_precision
 from lightning_effcx.paths import Segment
-from lightning_effcx.pieces import pieces
-from lightning_effcx.rows import Rows
-from lightning_effcx.samples import check_paths
+from lightning_effcx.piecewise import Rows, pieces
 
 _SHORT = 1e-3  # relative: where a difference changes by less, Simpson's rule is exact to rounding
 

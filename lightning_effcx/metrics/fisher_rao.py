@@ -31,16 +31,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lightning_effcx.draws import Draws
-from lightning_effcx.keeping import reach_of
-from lightning_effcx.lending import lent
 from lightning_effcx.metrics.base import SampleMetric
-from lightning_effcx.observe import Network, differentiating, evaluate
+from lightning_effcx.metrics.draws import Draws
+from lightning_effcx.metrics.samples import check_samples
+from lightning_effcx.network import Network, as_called, differentiating, evaluate, lent, reach_of
 from lightning_effcx.options import check_kind, check_switch, check_word
-from lightning_effcx.samples import check_samples
-from lightning_effcx.sites import without_wrappers
 from lightning_effcx.targets import classes_of
-from lightning_effcx.views import as_called
+from lightning_effcx.tracing import without_wrappers
 
 Distribution: TypeAlias = Literal["categorical", "gaussian"]
 

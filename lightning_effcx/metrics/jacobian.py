@@ -23,11 +23,12 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from lightning_effcx.draws import Draws, check_generator
 from lightning_effcx.metrics.base import SampleMetric
-from lightning_effcx.observe import Network, differentiating, evaluate
+from lightning_effcx.metrics.draws import Draws
+from lightning_effcx.metrics.samples import check_samples
+from lightning_effcx.network import Network, differentiating, evaluate
 from lightning_effcx.options import check_count, check_word
-from lightning_effcx.samples import check_samples
+from lightning_effcx.paths import check_generator
 
 Of: TypeAlias = Literal["outputs", "probabilities"]
 OfBoth: TypeAlias = Literal["outputs", "probabilities", "both"]

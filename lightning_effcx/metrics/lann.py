@@ -15,11 +15,11 @@ Negating the weights into and out of a tanh unit changes nothing.
 
 Tangents are added greedily, each where it lowers the bound $\sum_{ij} w_{ij} E|e_{ij}|$ on the
 error most, with the errors $e_{ij}$ of the units and their amplification $w_{ij}$
-(`lightning_effcx.amplification`). The bound is what is compared with the tolerance; as its absolute
-weights cannot cancel, it is often several times the true error, and with weights as initialised
-dozens of times. `error="measured"` compares the true error at the samples. Cost: one pass with
-its graph, one backward, then the choice of tangents: some seconds for a thousand units; if
-measured, a forward pass for each of some dozens of numbers of tangents, too.
+(`lightning_effcx.tangents.amplification`). The bound is what is compared with the tolerance; as its
+absolute weights cannot cancel, it is often several times the true error, and with weights as
+initialised dozens of times. `error="measured"` compares the true error at the samples. Cost: one
+pass with its graph, one backward, then the choice of tangents: some seconds for a thousand units;
+if measured, a forward pass for each of some dozens of numbers of tangents, too.
 
 Hu, Liu, Bian, Pei, "Measuring Model Complexity of Neural Networks with Curve Activation Functions",
 KDD 2020: tangents, propagated error, greedy choice and complexity, for fully connected layers of
@@ -39,16 +39,19 @@ from jaxtyping import Float
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_effcx.amplification import amplification
-from lightning_effcx.greedy import Greedy
-from lightning_effcx.layers import layers
 from lightning_effcx.metrics.base import NetworkMetric
-from lightning_effcx.observe import Network, differentiating, observing
+from lightning_effcx.metrics.samples import check_samples
+from lightning_effcx.network import Network, differentiating, observing
 from lightning_effcx.options import check_count, check_number, check_switch, check_word
-from lightning_effcx.own import as_one
-from lightning_effcx.samples import check_samples
-from lightning_effcx.substitution import Substituted, difference
 from lightning_effcx.tags import site_key
+from lightning_effcx.tangents import (
+    Greedy,
+    Substituted,
+    difference,
+    error_amplification,
+    find_layers,
+)
+from lightning_effcx.tracing import as_one
 
 Error: TypeAlias = Literal["propagated", "measured"]
 
@@ -117,7 +120,7 @@ def lann_complexity(  # noqa: PLR0913 each is one thing that users may choose
     check_count("chunk", chunk, of=" row")
     with torch.no_grad(), differentiating(), as_one(network):
         x = x.clone() if x.is_inference() else x
-        found = layers(network, x, share_positions=share_positions, chunk=chunk)
+        found = find_layers(network, x, share_positions=share_positions, chunk=chunk)
         curves = [layer for layer in found.values() if layer.apply is not None]
         if not curves:
             raise _without_curves(found)
@@ -255,7 +258,7 @@ def _without_curves(found: Collection[str]) -> ValueError:
 def _weights(network: Network, x: Tensor, error: Error, chunk: int) -> dict[str, Tensor]:
     """Return the amplification of the units; nothing where it is neither known nor needed."""
     try:
-        return amplification(network, x, chunk=chunk)
+        return error_amplification(network, x, chunk=chunk)
     except ValueError:
         if error == "propagated":
             raise

@@ -30,9 +30,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_effcx.decisions import decisions
 from lightning_effcx.metrics.base import NetworkMetric
-from lightning_effcx.metrics.student import (
+from lightning_effcx.metrics.samples import check_samples
+from lightning_effcx.metrics.shallow_student import (
     check_share,
     check_steps,
     check_widths,
@@ -40,11 +40,10 @@ from lightning_effcx.metrics.student import (
     logits,
     split_samples,
 )
-from lightning_effcx.observe import Network, observing
+from lightning_effcx.network import Network, at_samples, observing
 from lightning_effcx.options import check_seed, check_switch
-from lightning_effcx.samples import check_samples
 from lightning_effcx.tags import STDERR
-from lightning_effcx.views import at_samples
+from lightning_effcx.targets import decisions
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,10 +30,9 @@ from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from lightning_effcx.metrics.base import NetworkMetric
-from lightning_effcx.observe import Network, observing
-from lightning_effcx.samples import check_samples
-from lightning_effcx.units import Site, listen, without_units
-from lightning_effcx.views import at_samples
+from lightning_effcx.metrics.samples import check_samples
+from lightning_effcx.network import Network, at_samples, observing
+from lightning_effcx.tracing import Site, listen, without_units
 
 T = TypeVar("T")
 

@@ -32,14 +32,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from lightning_effcx.draws import Draws
 from lightning_effcx.metrics.base import PathMetric
-from lightning_effcx.observe import Network
+from lightning_effcx.metrics.draws import Draws
+from lightning_effcx.metrics.samples import check_paths
+from lightning_effcx.network import Network
 from lightning_effcx.options import check_count, check_number
 from lightning_effcx.paths import Paths, Segment
-from lightning_effcx.pieces import pieces
-from lightning_effcx.samples import check_paths
-from lightning_effcx.units import Site, listen, without_units
+from lightning_effcx.piecewise import pieces
+from lightning_effcx.tracing import Site, listen, without_units
 
 _WINDOWS = 8  # in which an estimate looks at a path
 _PILOT = 1 / 64  # of a path, to see how dense its knots are

@@ -18,14 +18,12 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset, default_collate
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_effcx.decisions import decisions
 from lightning_effcx.metrics.base import NetworkMetric
 from lightning_effcx.metrics.emc import check_epsilon, is_fitted
-from lightning_effcx.observe import Network, check_finite, evaluate, observing
+from lightning_effcx.network import Network, check_finite, evaluate, observing, structure, varies
 from lightning_effcx.options import check_count, check_number, check_seed
-from lightning_effcx.structures import structure
 from lightning_effcx.tags import STDERR
-from lightning_effcx.views import varies
+from lightning_effcx.targets import decisions
 
 _READ_TWICE = 8
 

@@ -28,16 +28,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_effcx.draws import Draws
 from lightning_effcx.metrics.base import PathMetric
-from lightning_effcx.observe import Network, differentiating
+from lightning_effcx.metrics.draws import Draws
+from lightning_effcx.metrics.samples import check_paths
+from lightning_effcx.network import Network, differentiating
 from lightning_effcx.options import check_switch
 from lightning_effcx.paths import Paths, Segment
-from lightning_effcx.pieces import pieces
-from lightning_effcx.rows import Rows
-from lightning_effcx.samples import check_paths
+from lightning_effcx.piecewise import Rows, pieces
 from lightning_effcx.tags import STDERR, site_key
-from lightning_effcx.units import Site, listen
+from lightning_effcx.tracing import Site, listen
 
 
 def trajectory_length(

@@ -1,14 +1,14 @@
 """Studies: measures that need many trainings, run over the user's own Lightning code."""
 
-from lightning_effcx.studies.complexity import EMCRow, EMCStudy
 from lightning_effcx.studies.descent import double_descent
+from lightning_effcx.studies.descent_result import DescentStudy
 from lightning_effcx.studies.emc import effective_model_complexity
-from lightning_effcx.studies.executor import run_jobs
-from lightning_effcx.studies.jobs import Job, Row
-from lightning_effcx.studies.mimic import mimic
-from lightning_effcx.studies.mimicry import MimicStudy
-from lightning_effcx.studies.peaks import DescentStudy
-from lightning_effcx.studies.records import Study
+from lightning_effcx.studies.emc_result import EMCRow, EMCStudy
+from lightning_effcx.studies.mimic_result import MimicStudy
+from lightning_effcx.studies.mimic_study import mimic
+from lightning_effcx.studies.runner.executor import run_jobs
+from lightning_effcx.studies.runner.jobs import Job, Row
+from lightning_effcx.studies.runner.results import Study
 
 __all__ = [
     "DescentStudy",

@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from lightning_effcx.studies.descent_result import DescentStudy
 from lightning_effcx.studies.emc import effective_model_complexity
-from lightning_effcx.studies.peaks import DescentStudy
 from lightning_effcx.studies.training import Data, MakeModule, MakeTrainer, Samples
 
 _Made = TypeVar("_Made")

@@ -23,11 +23,11 @@ from typing import Any
 from torch import Tensor
 
 from lightning_effcx.metrics.emc import check_epsilon
-from lightning_effcx.studies.complexity import EMCStudy
-from lightning_effcx.studies.digests import digest_of
-from lightning_effcx.studies.executor import run_jobs
-from lightning_effcx.studies.jobs import Job, Row
-from lightning_effcx.studies.records import Study, conclude
+from lightning_effcx.studies.emc_result import EMCStudy
+from lightning_effcx.studies.runner.digests import digest_of
+from lightning_effcx.studies.runner.executor import run_jobs
+from lightning_effcx.studies.runner.jobs import Job, Row
+from lightning_effcx.studies.runner.results import Study, conclude
 from lightning_effcx.studies.training import (
     Data,
     MakeModule,

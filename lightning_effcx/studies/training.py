@@ -14,9 +14,9 @@ from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
 from lightning_effcx.metrics.training_error import TrainingError
-from lightning_effcx.observe import observing
-from lightning_effcx.studies.jobs import Job
-from lightning_effcx.studies.noise import noisy_labels
+from lightning_effcx.network import observing
+from lightning_effcx.studies.label_noise import noisy_labels
+from lightning_effcx.studies.runner.jobs import Job
 
 # A LightningModule and a Trainer, of either package: both take seconds to import, also for those
 # studies and processes that have no use for them.
@@ -166,7 +166,7 @@ class SubsampleTraining:
 
 def default_trainer(module: Any) -> Any:
     """Make a Trainer of the module's own package that writes nothing, for 100 epochs."""
-    from lightning_effcx.callbacks.hosts import package_of  # noqa: PLC0415 see above
+    from lightning_effcx.callbacks.lightning_compat import package_of  # noqa: PLC0415 see above
 
     trainer = package_of(module).Trainer
     return trainer(max_epochs=100, logger=False, enable_checkpointing=False)
@@ -174,7 +174,7 @@ def default_trainer(module: Any) -> Any:
 
 def _hide(trainer: Any) -> None:
     """Leave out what a Trainer shows at each of many trainings, whose progress the study shows."""
-    from lightning_effcx.callbacks.hosts import of_kind  # noqa: PLC0415 see above
+    from lightning_effcx.callbacks.lightning_compat import of_kind  # noqa: PLC0415 see above
 
     shown = of_kind(trainer.callbacks, "ProgressBar", "ModelSummary")
     trainer.callbacks = [callback for callback in trainer.callbacks if callback not in shown]

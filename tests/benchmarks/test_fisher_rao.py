@@ -1,7 +1,7 @@
 import pytest
 import torch
 from networks import mlp
-from speed import times_faster
+from speed_ratios import times_faster
 from torch.func import functional_call, grad, vmap
 from torch.testing import assert_close
 

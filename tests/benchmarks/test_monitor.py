@@ -7,7 +7,7 @@ from pytorch_lightning import Trainer, seed_everything
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from trainings import METRICS, Classifier
+from user_training import METRICS, Classifier
 
 from lightning_effcx.callbacks import ComplexityMonitor
 

@@ -3,13 +3,13 @@ import copy
 import pytest
 import torch
 from networks import mlp
-from residuals import pooled
-from speed import times_faster
-from sweeps import confirm, points_at, sweep
+from residual_networks import pooled
+from slow_oracles import confirm, points_at, sweep
+from speed_ratios import times_faster
 from torch import nn
 
 from lightning_effcx.functional import boundary_distance, linear_regions
-from lightning_effcx.pieces import pieces
+from lightning_effcx.piecewise.lines import pieces
 
 pytestmark = pytest.mark.benchmark
 

@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
-from trainings import Classifier, fit, task
+from user_training import Classifier, fit, task
 
 from lightning_effcx.callbacks import ComplexityMonitor
 from lightning_effcx.metrics import JacobianNorm

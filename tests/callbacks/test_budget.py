@@ -1,5 +1,5 @@
 import pytest
-from trainings import fit
+from user_training import fit
 
 from lightning_effcx.callbacks import ComplexityMonitor, budget
 from lightning_effcx.callbacks.budget import Budget

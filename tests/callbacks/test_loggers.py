@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning.loggers import CSVLogger, Logger
-from trainings import STANDARD, Classifier, fit, trainer
+from user_training import STANDARD, Classifier, fit, trainer
 
 from lightning_effcx.callbacks import ComplexityMonitor
 from lightning_effcx.tags import Tag

@@ -12,12 +12,12 @@ from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import Metric
-from trainings import METRICS, STANDARD, Classifier, fit, loaders, task, trainer
+from user_training import METRICS, STANDARD, Classifier, fit, loaders, task, trainer
 
 from lightning_effcx.callbacks import ComplexityMonitor, Every, Geometric
 from lightning_effcx.functional import jacobian_norm
 from lightning_effcx.metrics import FisherRaoNorm, JacobianNorm, TrajectoryLength, Transitions
-from lightning_effcx.observe import observing
+from lightning_effcx.network.observe import observing
 from lightning_effcx.paths import Segment
 from lightning_effcx.tags import parse
 

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from settings import (
+from torch import Tensor
+from trainer_settings import (
     SETTINGS,
     Outcome,
     Setting,
@@ -17,11 +18,10 @@ from settings import (
     points,
     shuffled,
 )
-from torch import Tensor
-from trainings import STANDARD, Classifier, task
+from user_training import STANDARD, Classifier, task
 
 from lightning_effcx.functional import jacobian_norm
-from lightning_effcx.observe import observing
+from lightning_effcx.network.observe import observing
 from lightning_effcx.tags import Grain, Tag
 
 NORM = "effcx/jacobian_norm"

@@ -1,4 +1,4 @@
-"""Trainings over two processes, against the same in one: see strategies.py, which does them."""
+"""Trainings over two processes, against the same in one: strategy_trainings.py does them."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import strategies
+import strategy_trainings
 
 # Which strategy does which trainings. To spawn takes longest: the package is imported every time.
 RUNS = {
@@ -39,7 +39,7 @@ def told(tmp_path_factory):
         if strategy not in folders:
             folders[strategy] = tmp_path_factory.mktemp(strategy)
             if strategy == "auto":
-                strategies.run(strategy, 1, folders[strategy], RUNS[strategy])
+                strategy_trainings.run(strategy, 1, folders[strategy], RUNS[strategy])
             else:
                 launch(strategy, folders[strategy])
         files = sorted(folders[strategy].glob(f"{training}-?.json"))
@@ -51,7 +51,14 @@ def told(tmp_path_factory):
 
 def launch(strategy, folder, seconds=240):
     """Do the trainings of a strategy; processes that hang are ended, with all their children."""
-    command = [sys.executable, strategies.__file__, "--strategy", strategy, "--devices", "2"]
+    command = [
+        sys.executable,
+        strategy_trainings.__file__,
+        "--strategy",
+        strategy,
+        "--devices",
+        "2",
+    ]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             [*command, "--out", folder, *RUNS[strategy]],

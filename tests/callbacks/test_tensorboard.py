@@ -11,7 +11,7 @@ from urllib.request import Request, urlopen
 import pytest
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
-from trainings import METRICS, OTHERS, STANDARD, Classifier, fit, loaders, trainer
+from user_training import METRICS, OTHERS, STANDARD, Classifier, fit, loaders, trainer
 
 from lightning_effcx.callbacks import ComplexityMonitor
 from lightning_effcx.callbacks.tensorboard import flatten

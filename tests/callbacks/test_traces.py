@@ -3,11 +3,11 @@
 import warnings
 from typing import Any
 
-import idioms
 import pytest
+import stateful_networks
 import torch
-from idioms import FORBIDDEN, REFUSED, STATES, STRUCTURES
 from pytorch_lightning import LightningModule, Trainer, seed_everything
+from stateful_networks import FORBIDDEN, REFUSED, STATES, STRUCTURES
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
@@ -45,7 +45,7 @@ def monitor(**options: Any) -> ComplexityMonitor:
 
 def train(name: str, *callbacks: Any) -> tuple[Any, list[str]]:
     """Train for two epochs; return the weights, and what was warned of."""
-    idioms.reset()
+    stateful_networks.reset()
     seed_everything(1, verbose=False)
     module = Lit(IDIOMS[name]())
     data = TensorDataset(torch.randn(12, 4), torch.arange(12) % 3)
@@ -101,7 +101,7 @@ def test_what_no_forward_should_do_is_said_once_in_a_training(name):
 
 
 def test_a_function_of_the_user_is_put_back_too():
-    box = idioms.Box()
+    box = stateful_networks.Box()
 
     def counting(module, x):
         box.value += 1

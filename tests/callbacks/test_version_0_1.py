@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from trainings import fit, task
+from user_training import fit, task
 
 from lightning_effcx import tags
 from lightning_effcx.callbacks import ComplexityMonitor

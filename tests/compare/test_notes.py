@@ -9,7 +9,7 @@ from event_files import made, ramp, write_events, write_finals
 from study_folders import emc, write_study
 
 from lightning_effcx.cli import main
-from lightning_effcx.compare import compare_runs, load_runs, load_studies, renderings
+from lightning_effcx.compare import compare_runs, formats, load_runs, load_studies
 from lightning_effcx.compare.notes import notes_of
 
 NORM = "effcx/jacobian_norm"
@@ -53,12 +53,12 @@ def test_what_does_not_count_is_marked_in_every_form(crashed, capsys):
     assert "11.50 ± 0.71*" in out
     assert "20.50 ± 0.71 " in out
     assert "* The last values of the run l2/seed_2 are of step 7" in out
-    (l2, none) = json.loads(renderings.as_json(comparison))
+    (l2, none) = json.loads(formats.as_json(comparison))
     column = {"steps": [159, 159], "left_out": {"l2/seed_2": 7}}
     assert column.items() <= l2["columns"]["jacobian_norm"].items()
     assert l2["columns"]["jacobian_norm"]["n"] == 2
     assert "left_out" not in none["columns"]["jacobian_norm"]
-    first, second = csv.DictReader(io.StringIO(renderings.as_csv(comparison)))
+    first, second = csv.DictReader(io.StringIO(formats.as_csv(comparison)))
     assert (first["jacobian_norm_n"], first["jacobian_norm_step"]) == ("2", "159")
     assert second["jacobian_norm_n"] == "2"
 

@@ -5,7 +5,7 @@ import pytest
 
 from lightning_effcx.compare import Curve, Run, compare_runs
 from lightning_effcx.compare.plots import plot_runs
-from lightning_effcx.figures import save_figure
+from lightning_effcx.plotting import save_figure
 
 
 def made(path, **curves):

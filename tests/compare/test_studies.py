@@ -10,12 +10,12 @@ from lightning_effcx.compare import (
     Curve,
     Run,
     compare_runs,
+    formats,
     group_runs,
     load_runs,
     load_studies,
-    renderings,
 )
-from lightning_effcx.studies.mimicry import Mimicry
+from lightning_effcx.studies.mimic_result import Mimicry
 from lightning_effcx.tags import Tag, check_name, parse
 
 ERRORS = {8: (0.0, 0.5), 16: (0.0, 0.75), 32: (0.25, 0.5)}
@@ -128,7 +128,7 @@ def test_a_table_shows_what_was_found_and_the_errors_at_the_largest_size(sweep):
     ]
     finals = [[cell.mean for cell in row.cells.values()] for row in comparison.rows]
     assert finals == [[24.0, 0.5, 0.25]] * 4
-    assert renderings.as_table(comparison, 200).caption == (
+    assert formats.as_table(comparison, 200).caption == (
         "mean ± standard deviation over runs, of last values, of studies at the largest size"
     )
 
@@ -216,15 +216,15 @@ def test_a_missing_folder_of_studies_is_refused(tmp_path):
         load_studies(tmp_path / "nowhere")
 
 
-# --- renderings
+# --- formats
 
 
 def test_csv_and_json_stay_numbers_and_say_which_are_lower_bounds(sweep):
     comparison = compare_runs(load_studies(sweep), metrics=["emc"], sort="-emc")
-    header, *rows = renderings.as_csv(comparison).splitlines()
+    header, *rows = formats.as_csv(comparison).splitlines()
     assert header == "group,runs,emc,emc_std,emc_at_least"
     assert rows[0].endswith(f",2,24.0,{128**0.5},0")
     assert rows[3].endswith(",2,24.0,,1")
-    cells = [group["columns"]["emc"] for group in json.loads(renderings.as_json(comparison))]
+    cells = [group["columns"]["emc"] for group in json.loads(formats.as_json(comparison))]
     assert cells[0] == {"mean": 24.0, "std": 128**0.5, "n": 2}
     assert cells[3] == {"mean": 24.0, "std": None, "n": 2, "at_least": True}

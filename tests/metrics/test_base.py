@@ -5,9 +5,6 @@ from torch import nn
 from torch.testing import assert_close
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_effcx.calls import Call
-from lightning_effcx.capture import captured
-from lightning_effcx.draws import Draws
 from lightning_effcx.functional import boundary_distance, jacobian_norm, linear_regions
 from lightning_effcx.metrics import (
     ActivationPatterns,
@@ -16,7 +13,10 @@ from lightning_effcx.metrics import (
     LinearRegions,
 )
 from lightning_effcx.metrics.base import Share
-from lightning_effcx.observe import observing
+from lightning_effcx.metrics.draws import Draws
+from lightning_effcx.network.calls import Call
+from lightning_effcx.network.capture import captured
+from lightning_effcx.network.observe import observing
 from lightning_effcx.paths import Arc, OriginLine, Segment, Translation, origins, pairs
 
 

@@ -11,7 +11,6 @@ from torch.nn import functional as F  # noqa: N812 as everybody calls it
 from torch.testing import assert_close
 from torchmetrics import MetricCollection
 
-from lightning_effcx.draws import Draws
 from lightning_effcx.functional import (
     activation_patterns,
     boundary_density,
@@ -21,8 +20,9 @@ from lightning_effcx.functional import (
     transitions,
 )
 from lightning_effcx.metrics import BoundaryDensity, BoundaryDistance
+from lightning_effcx.metrics.draws import Draws
 from lightning_effcx.paths import segment
-from lightning_effcx.units import units
+from lightning_effcx.tracing.units import find_sites
 
 pytestmark = pytest.mark.usefixtures("_float64")
 
@@ -96,11 +96,11 @@ def by_differences(network, x):
     """Gradients of all pre-activations by central differences, inside the region."""
     h, best = 1e-7, torch.full((len(x),), torch.inf)
     flat = x.flatten(1)
-    at = {name: site for name, site in units(network, x).items() if site.choice is None}
+    at = {name: site for name, site in find_sites(network, x).items() if site.choice is None}
     squares = {name: torch.zeros_like(site.z) for name, site in at.items()}
     for i in range(flat.shape[1]):
         step = h * F.one_hot(torch.tensor(i), flat.shape[1])
-        up, down = (units(network, (flat + s).reshape(x.shape)) for s in (step, -step))
+        up, down = (find_sites(network, (flat + s).reshape(x.shape)) for s in (step, -step))
         for name in at:
             squares[name] += ((up[name].z - down[name].z) / (2 * h)).square()
     for name, site in at.items():

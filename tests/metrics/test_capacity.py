@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from lightning_effcx.functional import Capacity, region_capacity
 from lightning_effcx.metrics import CapacityGap
 from lightning_effcx.paths import Segment
-from lightning_effcx.pieces import pieces
+from lightning_effcx.piecewise.lines import pieces
 
 pytestmark = pytest.mark.usefixtures("_float64")
 

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import linear
-from processes import together
 from torch.testing import assert_close
 from torchmetrics import MetricCollection
+from two_processes import together
 
 from lightning_effcx.functional import observed_emc
 from lightning_effcx.metrics import EffectiveModelComplexity

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from lightning_effcx.functional import fisher_rao_norm
 from lightning_effcx.metrics import FisherRaoNorm, fisher_rao
-from lightning_effcx.observe import observing
+from lightning_effcx.network.observe import observing
 
 pytestmark = pytest.mark.usefixtures("_float64")
 

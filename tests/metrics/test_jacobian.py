@@ -7,10 +7,10 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.testing import assert_close
 
-from lightning_effcx.draws import Draws
 from lightning_effcx.functional import jacobian_norm
 from lightning_effcx.metrics import JacobianNorm
-from lightning_effcx.observe import observing
+from lightning_effcx.metrics.draws import Draws
+from lightning_effcx.network.observe import observing
 
 pytestmark = pytest.mark.usefixtures("_float64")
 

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from lightning_effcx.functional import lann_complexity
 from lightning_effcx.metrics import LANNComplexity
-from lightning_effcx.pieces import pieces
+from lightning_effcx.piecewise.lines import pieces
 
 pytestmark = pytest.mark.usefixtures("_float64")
 

@@ -7,9 +7,9 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.testing import assert_close
 
-from lightning_effcx.draws import Draws
 from lightning_effcx.functional import estimated_linear_regions, linear_regions, transitions
 from lightning_effcx.metrics import LinearRegions, Transitions
+from lightning_effcx.metrics.draws import Draws
 from lightning_effcx.paths import Arc, OriginLine, Segment, segment
 
 pytestmark = pytest.mark.usefixtures("_float64")

@@ -6,15 +6,15 @@ from networks import mlp
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.testing import assert_close
-from trainings import fit
+from user_training import fit
 
 from lightning_effcx.callbacks import ComplexityMonitor
-from lightning_effcx.calls import Call
-from lightning_effcx.capture import captured
 from lightning_effcx.functional import ShallowStudent, fit_student, mimic_gap
 from lightning_effcx.metrics import MimicGap
 from lightning_effcx.metrics.base import Share
-from lightning_effcx.observe import observing
+from lightning_effcx.network.calls import Call
+from lightning_effcx.network.capture import captured
+from lightning_effcx.network.observe import observing
 
 pytestmark = pytest.mark.usefixtures("_float64")
 

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from lightning_effcx.functional import transitions, transitions_per_site
 from lightning_effcx.metrics import Transitions
-from lightning_effcx.observe import observing
+from lightning_effcx.network.observe import observing
 from lightning_effcx.paths import Arc, Segment, arc, segment
 
 pytestmark = pytest.mark.usefixtures("_float64")

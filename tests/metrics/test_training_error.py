@@ -6,14 +6,14 @@ from networks import linear, mlp
 from torch import nn
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, Dataset, TensorDataset
-from trainings import fit, task
+from user_training import fit, task
 
 from lightning_effcx.callbacks import ComplexityMonitor
-from lightning_effcx.calls import Call
-from lightning_effcx.capture import captured
 from lightning_effcx.metrics import TrainingError
 from lightning_effcx.metrics.base import Share
-from lightning_effcx.observe import observing
+from lightning_effcx.network.calls import Call
+from lightning_effcx.network.capture import captured
+from lightning_effcx.network.observe import observing
 
 pytestmark = pytest.mark.usefixtures("_float64")
 

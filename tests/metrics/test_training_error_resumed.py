@@ -5,7 +5,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
-from trainings import Classifier, task, trainer
+from user_training import Classifier, task, trainer
 
 from lightning_effcx.callbacks import ComplexityMonitor
 from lightning_effcx.metrics import TrainingError

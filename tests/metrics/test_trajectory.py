@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from lightning_effcx.functional import trajectory_length
 from lightning_effcx.metrics import TrajectoryGrowth, TrajectoryLength
-from lightning_effcx.observe import observing
+from lightning_effcx.network.observe import observing
 from lightning_effcx.paths import OriginLine, Segment, arc, segment
 
 pytestmark = pytest.mark.usefixtures("_float64")

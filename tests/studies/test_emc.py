@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_effcx.studies import Job, effective_model_complexity
 from lightning_effcx.studies.emc import _name
-from lightning_effcx.studies.noise import noisy_labels
+from lightning_effcx.studies.label_noise import noisy_labels
 from lightning_effcx.studies.training import Samples, SubsampleTraining, default_trainer
 
 emc = partial(effective_model_complexity, make_trainer=trainer, progress=False, batch_size=512)

@@ -8,8 +8,8 @@ from time import sleep
 
 import psutil
 import pytest
-from clusters import dask_executor
-from studied import STUDIES, Diary, run
+from dask_clusters import dask_executor
+from watched_studies import STUDIES, Diary, run
 
 from lightning_effcx.studies import Job
 

@@ -1,0 +1,131 @@
+"""Hosts: the packages that Lightning is published as, and what callbacks need to work in both.
+
+`lightning.pytorch` and `pytorch_lightning` are the same code with classes of their own, and whoever
+has the first has the second. A callback of one is none to the other, so ours descend from both. A
+Trainer's loggers and callbacks may be of either: tell them by name, not by type. No other file
+imports the packages.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
+
+from lightning_utilities.core import rank_zero
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+
+from lightning_effcx.network import observing
+
+__all__ = [
+    "Callback",
+    "LightningModule",
+    "Trainer",
+    "averaged",
+    "observing_silently",
+    "of_kind",
+    "package_of",
+    "rank_zero_info",
+    "rank_zero_warn",
+    "step_of",
+]
+
+_NAMES = ("lightning.pytorch", "pytorch_lightning")
+
+
+def _installed() -> list[ModuleType]:
+    """Import those of the two packages that are installed."""
+    # Both write messages with one logger, which is that of the package imported last. The settings
+    # of whoever imported one before us, to silence it perhaps, must not be evaded by another's.
+    chosen = any(name in sys.modules for name in _NAMES)
+    before = rank_zero.log, rank_zero.rank_zero_deprecation_category
+    found = []
+    for name in _NAMES:
+        try:
+            found.append(import_module(name))
+        except ImportError:  # not installed, or broken, or another package of that name
+            if name == "pytorch_lightning":  # which we depend on
+                raise
+    if chosen:
+        rank_zero.log, rank_zero.rank_zero_deprecation_category = before
+    return found
+
+
+if TYPE_CHECKING:
+    import lightning.pytorch
+    import pytorch_lightning
+
+    Trainer: TypeAlias = pytorch_lightning.Trainer | lightning.pytorch.Trainer
+    LightningModule: TypeAlias = (
+        pytorch_lightning.LightningModule | lightning.pytorch.LightningModule
+    )
+
+    class Callback(lightning.pytorch.Callback, pytorch_lightning.Callback):  # type: ignore[misc]
+        """A callback to the Trainers of both packages."""
+
+else:
+    _hosts = _installed()
+    Trainer = Union[tuple(host.Trainer for host in _hosts)]  # noqa: UP007 as many as there are
+    LightningModule = Union[tuple(host.LightningModule for host in _hosts)]  # noqa: UP007
+
+    class Callback(*(host.Callback for host in _hosts)):
+        """A callback to the Trainers of both packages."""
+
+
+@contextmanager
+def averaged(
+    trainer: Trainer, pl_module: LightningModule, callbacks: Iterable[Any]
+) -> Iterator[None]:
+    """Let callbacks put their averaged weights in once more, those that validation is about.
+
+    Those that are listed before us have put the others back when it is our turn.
+    """
+    averaging = of_kind(callbacks, "WeightAveraging")
+    for callback in averaging:
+        callback.on_validation_epoch_start(trainer, pl_module)
+    try:
+        yield
+    finally:
+        for callback in averaging:
+            callback.on_validation_epoch_end(trainer, pl_module)
+
+
+def of_kind(objects: Iterable[Any], *names: str) -> list[Any]:
+    """Return the callbacks or loggers of a class of such a name, or of one derived from it."""
+    return [each for each in objects if {*names} & {kind.__name__ for kind in type(each).__mro__}]
+
+
+@contextmanager
+def observing_silently(pl_module: LightningModule, *beside: Any) -> Iterator[None]:
+    """Observe the module, and let it log nothing: what its forward says is not about us."""
+    with observing(pl_module, *beside):
+        for module in pl_module.modules():
+            if isinstance(module, LightningModule):
+                vars(module).update(log=_nothing, log_dict=_nothing)
+        yield
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    pass
+
+
+def package_of(module: LightningModule) -> ModuleType:
+    """Return the package whose Trainer takes a module."""
+    names = {name for kind in type(module).__mro__ for name in _NAMES if _is_in(kind, name)}
+    if not names:
+        raise TypeError(f"there is a {type(module).__name__}, expected a LightningModule.")
+    return sys.modules[names.pop()]
+
+
+def _is_in(kind: type, name: str) -> bool:
+    return kind.__name__ == "LightningModule" and kind.__module__.startswith(f"{name}.")
+
+
+def step_of(trainer: Trainer) -> int:
+    """Return the step at which Lightning writes what is logged in a validation.
+
+    When the epoch is over it counts one more, but still writes at the same.
+    """
+    epoch_loop = trainer.fit_loop.epoch_loop
+    return int(getattr(epoch_loop, "_batches_that_stepped", trainer.global_step))

@@ -1,0 +1,83 @@
+"""Samples: what measures are given, and the one sentence for each mistake in it."""
+
+from typing import Any
+
+from torch import Tensor
+
+from lightning_effcx.network import structure
+
+
+def check_samples(network: Any, x: Any, y: Any = None, *, moves: bool = False) -> None:
+    """Refuse what is no network, no samples `(n, ...)`, or no targets of these.
+
+    Args:
+        network: What a measure is given as the network.
+        x: As the samples.
+        y: As their targets; `None` if there are none.
+        moves: Whether the measure moves the input, which whole numbers do not allow.
+    """
+    _check_network(network, x)
+    _check_tensor("x", x)
+    if not x.dim():
+        raise ValueError(f"x is {structure(x)}: expected samples of shape (n, ...).")
+    if not len(x):
+        raise ValueError("x has no samples, expected at least one sample.")
+    if moves and not x.is_floating_point():
+        raise TypeError(
+            f"x is {structure(x)}, but this measure moves the input: expected floating-point "
+            "samples, such as x.float(); or for tokens, what their embedding returns."
+        )
+    if y is None:
+        return
+    _check_tensor("y", y)
+    if not y.dim() or len(y) != len(x):
+        raise ValueError(
+            f"x is {structure(x)} and y is {structure(y)}: expected a target for each of the "
+            f"{len(x)} samples."
+        )
+
+
+def check_paths(network: Any, path: Any) -> None:
+    """Refuse what is no network, or no paths `(s, p, ...)` of floating-point numbers."""
+    _check_network(network, path)
+    _check_tensor("path", path)
+    if path.dim() < 2 or not all(path.shape[:2]) or not path.is_floating_point():  # noqa: PLR2004 (s, p)
+        raise ValueError(
+            f"path is {structure(path)}: expected one or more floating-point paths, of shape "
+            "(s, p, ...), such as paths.segment(a, b, points=2)."
+        )
+
+
+def _check_network(network: Any, x: Any) -> None:
+    if isinstance(network, Tensor) and callable(x):
+        raise TypeError(
+            f"the network is {structure(network)} and the samples are a {type(x).__name__}: "
+            "expected the network first, then the samples."
+        )
+    if isinstance(network, type):
+        raise TypeError(
+            f"the network is the class {network.__name__}, expected an instance: "
+            f"write {network.__name__}(...)."
+        )
+    if not callable(network):
+        raise TypeError(
+            f"the network is {structure(network)}: expected a callable that maps (n, ...) to "
+            "(n, k), such as a torch.nn.Module."
+        )
+
+
+def _check_tensor(name: str, given: Any) -> None:
+    """Refuse what is no tensor, and say how to make one."""
+    if isinstance(given, Tensor):
+        return
+    kind = type(given).__name__
+    if hasattr(given, "to_numpy"):
+        way = f": torch.as_tensor({name}.to_numpy()) makes one"
+    elif hasattr(given, "__array__"):
+        way = f": torch.from_numpy({name}) makes one"
+    elif isinstance(given, (list, tuple)):
+        are_tensors = given and all(isinstance(part, Tensor) for part in given)
+        way = f": torch.{'stack' if are_tensors else 'as_tensor'}({name}) makes one"
+    else:
+        way = ""
+    raise TypeError(f"{name} is of the type {kind}, expected a tensor{way}.")

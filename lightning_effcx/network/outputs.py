@@ -1,0 +1,113 @@
+"""Outputs: which of those of a network are looked at, and whether each is of one sample alone."""
+
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lightning_effcx.network.arguments import listed, spelled
+from lightning_effcx.network.nested import Place, at, leaves, parts, structure
+from lightning_effcx.network.views import View, at_samples, matrix
+
+ChooseOutput: TypeAlias = str | int
+
+_CLOSE = 1e-3  # relative: kernels differ with the number of rows, by less than this
+
+
+def output_place(raw: Any, samples: int, choice: ChooseOutput | None) -> Place:
+    """Find the place of the outputs in what a network returned.
+
+    Args:
+        raw: What it returned.
+        samples: For how many samples.
+        choice: The name or the index of the outputs, where the user chose one.
+    """
+    if isinstance(choice, int) and choice < 0:
+        choice += len(parts(raw))
+    start: Place = () if choice is None else (choice,)
+    if choice is not None and choice not in parts(raw):
+        raise ValueError(
+            f"output={choice!r}: the network returned {structure(raw)}, which has no such part"
+        )
+    place = next(_places(raw, samples, start), None)
+    if place is None:
+        raise ValueError(
+            f"the network returned {structure(raw)} for {samples} samples, expected a "
+            f"floating-point tensor ({samples}, ...), or a structure with one"
+        )
+    return place
+
+
+def output_name(raw: Any, place: Place) -> str:
+    """Return what a user would write for one of the outputs; nothing if it is the only one.
+
+    Example:
+        >>> output_name({"logits": torch.zeros(2)}, ("logits",)), output_name([1, 2], (1,))
+        ('logits', 'output[1]')
+    """
+    if not place:
+        return ""
+    first, *inside = place
+    if isinstance(first, str):
+        return spelled(first, parts(raw)[first], tuple(inside))
+    return spelled("output", raw, place)
+
+
+def check_apart(network: View, x: Tensor, raw: Any) -> None:
+    """Raise where the outputs for a sample depend on the other samples beside it.
+
+    Args:
+        network: Of whose outputs a place was chosen.
+        x: The samples.
+        raw: All that it returned for them.
+    """
+    # Not the first ones: where rows are steps of time, these may well not depend on later ones.
+    half = torch.arange(1, len(x), 2, device=x.device)
+    if not len(half):
+        return
+    outputs = network.matrix(raw)
+    try:
+        some = at_samples(network, half)(x[half])
+    except Exception as error:
+        raise ValueError(
+            f"the network cannot be evaluated at {len(half)} of the {len(x)} samples alone "
+            f"({type(error).__name__}: {str(error).strip().partition(chr(10))[0]}), but the "
+            "measures are about functions of one sample"
+        ) from error
+    if _close(some, outputs[half]):
+        return
+    again = network.all_outputs(x)
+    if not _close(network.matrix(again), outputs):
+        raise ValueError(_random(network.place, raw, again, len(x)))
+    raise ValueError(
+        "the network's outputs for a sample change with the other samples in its batch, but the "
+        "measures are about functions of one sample"
+    )
+
+
+def _random(place: Place, raw: Any, again: Any, samples: int) -> str:
+    """Say which outputs are random, and which are not."""
+    name = output_name(raw, place)
+    steady = []
+    for key in parts(raw) if place else ():
+        other = next(_places(raw, samples, (key,)), None)
+        if other is not None and _close(matrix(at(again, other)), matrix(at(raw, other))):
+            steady.append(f"output={key!r}")
+    return (
+        f"the network's outputs {f'`{name}` ' if name else ''}are random: evaluated twice at the "
+        "same samples, they differ"
+        + (f"; choose others with {listed(steady, 'or')}, which are not" if steady else "")
+    )
+
+
+def _places(raw: Any, samples: int, start: Place) -> Iterator[Place]:
+    """Yield where among some outputs there are floating-point tensors with the samples."""
+    for place, y in leaves(at(raw, start), start):
+        if y.is_floating_point() and y.dim() and len(y) == samples:
+            yield place
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    scale = float(b.abs().nan_to_num().max()) if b.numel() else 0.0
+    return torch.allclose(a, b, rtol=_CLOSE, atol=_CLOSE * scale, equal_nan=True)

@@ -1,0 +1,1 @@
+"""The state of a network: what its forward may change, kept, lent and put back."""

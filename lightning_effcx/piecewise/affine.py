@@ -1,0 +1,198 @@
+"""Affine extension: how units move with the input as long as none of them bends.
+
+In the region of a sample every unit is affine in the input. Its gradient there, along any number of
+directions, comes from one pass whose batch has blocks of one row for each sample: the samples,
+zeros, and a block for each direction. Affine operations run on all rows as they are: by how much
+the rows of a direction differ from those of zero is what they make of the direction. At a
+nonlinearity the samples say in which linear piece each unit is, and its slope maps the others.
+Nothing is approximated.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from lightning_effcx.network import Network, differentiating, in_precision
+from lightning_effcx.piecewise.envelope import contest
+from lightning_effcx.piecewise.passes import Pass
+from lightning_effcx.piecewise.rows import Rows
+from lightning_effcx.tracing import Operation
+
+_ROUNDING = 1e-13  # relative to the largest value at zero: smaller derivatives are none
+
+
+@dataclass(frozen=True, eq=False)
+class Bends:
+    """Where the units of one site bend.
+
+    Attributes:
+        gap: How far each unit's pre-activation is from its nearest kink, `(n, g)`; for a choice,
+            how far the winner is ahead of each element of its window.
+        squares: The squares of its derivatives along the directions, summed, `(n, g)`.
+        units: How many units there are, a window being one.
+        kinks: How many kinks those units have, all together; a window has one less than elements.
+    """
+
+    gap: Tensor
+    squares: Tensor
+    units: int
+    kinks: int
+
+
+def bends(network: Network, x: Tensor, directions: Tensor | None = None) -> dict[str, Bends]:
+    """Say for each site how far its units are from bending at the samples, in float64.
+
+    Args:
+        network: Maps `(n, ...)` to `(n, k)`, treating samples independently; its operations must
+            be affine or piecewise linear in the input.
+        x: The samples.
+        directions: In which directions to differentiate, `(c, ...)`; by default in none.
+
+    Example:
+        >>> x = torch.tensor([[3.0, 5.0]])
+        >>> found = bends(lambda x: torch.relu(2 * x), x, torch.tensor([[1.0, 0.0]]))
+        >>> found["relu"].gap.tolist(), found["relu"].squares.tolist()
+        ([[6.0, 10.0]], [[4.0, 0.0]])
+    """
+    x = x.to(torch.float64)
+    directions = x[:0] if directions is None else directions.to(x)
+    network = in_precision(network, torch.float64)
+    # The network may write in place, which inference tensors refuse.
+    with torch.no_grad(), differentiating():
+        extension = AffineExtension(x, directions)
+        extension.run(network)
+    if not extension.needed & extension.bends.keys():
+        raise ValueError(
+            "this network has no units with kinks, so its only region has no boundary: "
+            "measure jacobian_norm instead."
+        )
+    return {name: bends for name, bends in extension.bends.items() if name in extension.needed}
+
+
+class AffineExtension(Pass):
+    """A pass whose rows are samples and directions, with no paths between them.
+
+    Attributes:
+        bends: Where the units of each site bend.
+    """
+
+    def __init__(self, x: Tensor, directions: Tensor) -> None:
+        self.samples = len(x)
+        self.blocks = 2 + len(directions)
+        self.bends: dict[str, Bends] = {}
+        moved = directions[:, None].expand(-1, *x.shape)
+        batch = torch.cat([x[None], torch.zeros_like(x[None]), moved]).flatten(0, 1)
+        alone = torch.arange(len(batch), device=x.device)  # no two rows are on one path
+        rows = Rows(alone, torch.zeros(len(batch)).to(x))
+        super().__init__(rows, batch)
+
+    @override
+    def _bend(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Tensor:
+        given, named = self.followed.bring((args, kwargs), 0)
+        operation = self._read(func, given, named)
+        z = self._base(operation.z)
+        gap = torch.stack([(z - kink).abs() for kink in operation.kinks]).amin(0)
+        units = gap.numel() // self.samples
+        kinks = units * sum(map(math.isfinite, operation.kinks))
+        squares = self._squares(operation.z)
+        self.bends[name] = Bends(self._by_sample(gap), squares, units, kinks)
+        if operation.bound is not None:
+            value = func(given[0].clone(), *given[1:], **named)  # perhaps in place
+            bound = operation.bound.expand(value.shape)
+            return torch.where(self._spread(self._base(value == bound)), bound, given[0])
+        rest = [self._base(a) if _is_alike(a, operation.z) else a for a in given[1:]]
+
+        def run(z: Tensor) -> Tensor:
+            return func(z.clone(), *rest, **named)
+
+        left, right = _piece(z, operation.kinks)
+        slope = (run(right) - run(left)) / (right - left)
+        return torch.cat([run(z), (self._moves(operation.z) * slope).flatten(0, 1)])
+
+    @override
+    def _choose(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:
+        given, named = self.followed.bring((args, kwargs), 0)
+        out = func(*given, **named)
+        operation = self._read(func, given, named)
+        values, winners = contest(operation, out, len(self.rows.path))  # (r, groups, elements)
+        ahead = values.gather(2, self._spread(self._base(winners)))  # (r, groups, windows)
+
+        def pool(x: Tensor) -> Tensor:
+            return func(x, *given[1:], **named)[0]
+
+        windows = _windows(pool, operation, values.shape[2]).to(values.device)
+        margins = ahead[..., None] - values[..., windows.clamp(min=0)]
+        margins = margins.masked_fill(windows < 0, 0.0)
+        units = ahead[0].numel()
+        elements = int((windows >= 0).sum()) * (units // len(windows))
+        self.bends[name] = Bends(
+            self._by_sample(self._base(margins)), self._squares(margins), units, elements - units
+        )
+        value, *index = [out] if isinstance(out, Tensor) else out
+        value.copy_((-ahead if operation.name.endswith("min") else ahead).reshape(value.shape))
+        for winner in index:
+            winner.copy_(self._spread(self._base(winner)))
+        return out
+
+    # -- blocks
+
+    def _base(self, values: Tensor) -> Tensor:
+        """Return what the samples have."""
+        return values[: len(values) // self.blocks]
+
+    def _spread(self, values: Tensor) -> Tensor:
+        """Give all rows what the samples have."""
+        return values.expand(self.blocks, *values.shape).flatten(0, 1)
+
+    def _moves(self, values: Tensor) -> Tensor:
+        """Return by how much each row but the samples differs from that of zero, in blocks."""
+        blocks = values.unflatten(0, (self.blocks, -1))
+        # Products of matrices round equal rows differently, and what does not move is to be still.
+        rounding = _ROUNDING * float(blocks[1].abs().amax())
+        return torch.nn.functional.hardshrink(blocks[1:] - blocks[1], rounding)
+
+    def _squares(self, values: Tensor) -> Tensor:
+        return self._by_sample(self._moves(values).square().sum(0))
+
+    def _by_sample(self, values: Tensor) -> Tensor:
+        return values.reshape(self.samples, -1)
+
+
+def _is_alike(argument: Any, z: Tensor) -> bool:
+    """Tell whether an argument has an entry for each unit and row, such as the noise of rrelu."""
+    return isinstance(argument, Tensor) and argument.shape == z.shape
+
+
+def _piece(z: Tensor, kinks: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    """Return two ends of the linear piece of each unit; one of them anywhere on a ray."""
+    kinks = tuple(filter(math.isfinite, kinks)) or (0.0,)
+    ends = z.new_tensor([kinks[0] - 1, *kinks, kinks[-1] + 1])
+    piece = torch.stack([z > kink for kink in kinks]).sum(0)
+    return ends[piece], ends[piece + 1]
+
+
+def _windows(pool: Callable[[Tensor], Tensor], operation: Operation, elements: int) -> Tensor:
+    """Return which elements are in each window, `(windows, elements)`; -1 where one has fewer.
+
+    Along each dimension the pooling itself is asked which windows see a one in a certain place.
+    """
+    if "pool" not in operation.name:
+        return torch.arange(elements)[None]
+    grid = operation.z.shape[-3 if "3d" in operation.name else -2 :]
+    windows = torch.zeros(1, 1, dtype=torch.long)
+    for dim, size in enumerate(grid, start=1):
+        shape = [size if i == dim else 1 for i in range(1, 1 + len(grid))]
+        ones = torch.eye(size, dtype=operation.z.dtype).reshape(size, *shape).expand(size, *grid)
+        seen = pool(ones[:, None].to(operation.z.device))[:, 0].movedim(dim, 1)
+        seen = (seen.flatten(2).amax(2).T > 0).cpu()  # (windows, places) along this dimension
+        places = torch.where(seen, torch.arange(size), -1).sort(1, descending=True).values
+        inner = places[None, :, None, : seen.sum(1).max()]
+        outer = windows[:, None, :, None]
+        joint = torch.where((outer < 0) | (inner < 0), -1, outer * size + inner)
+        windows = joint.flatten(2).flatten(0, 1)
+    return windows

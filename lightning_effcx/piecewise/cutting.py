@@ -1,0 +1,104 @@
+"""Cutting: paths whose knots do not fit into memory are cut, and their parts done by themselves.
+
+A pass that does not fit tells how many rows it came to, so that the number of parts is known before
+the first cut, and a number of passes that nobody would wait for is refused instead.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lightning_effcx.network import Network
+from lightning_effcx.piecewise.engine import Engine, TooLargeError
+from lightning_effcx.piecewise.rows import Rows
+
+PASSES = 1000
+"""How many passes are made at most for one call: a pass over a full budget takes about a second."""
+
+_SHORTEST = 1e-9  # of a segment: between nearer rows there is no cut
+_WHERE = 0.4877  # off the middle, so that no symmetry puts a kink there
+_STEPS = 2**20  # of a segment, between which cuts lie
+
+
+def in_parts(
+    network: Network, rows: Rows, x: Tensor, engine: Callable[[Rows, Tensor, bool], Engine]
+) -> list[Engine]:
+    """Run passes over the parts of some paths, few enough that each fits into memory.
+
+    Args:
+        network: What is passed through.
+        rows: All vertices.
+        x: The inputs there.
+        engine: Returns the pass over some rows; whether it may take more memory than others.
+    """
+    done: list[Engine] = []
+    waiting = [(rows, x, False)]
+    passes = 0
+    while waiting:
+        rows, x, is_free = waiting.pop()
+        current = engine(rows, x, is_free)
+        passes += 1
+        try:
+            current.run(network)
+        except TooLargeError as large:
+            count = -(-large.rows // large.fitting)
+            needed = passes + len(waiting) + count
+            if is_free or needed > PASSES:
+                raise ValueError(_too_many(large, max(needed, PASSES + 1))) from None
+            # Twice as many, since later operations find more knots.
+            parts = _cut(current.rows, rows, x, 2 * count)
+            waiting += [(*part, len(parts) == 1) for part in reversed(parts)]
+        else:
+            done.append(current)
+    return done
+
+
+def _too_many(large: TooLargeError, count: int) -> str:
+    return (
+        f"the paths have at least {large.rows:,} vertices and knots, each of which takes "
+        f"{large.bytes / 2**20:,.3g} MB in this network, so finding all linear regions would take "
+        f"at least {count:,} passes, but at most {PASSES:,} are made: take shorter or fewer paths, "
+        "or estimate from a share of each, such as with LinearRegions(share=0.001)."
+    )
+
+
+def _cut(refined: Rows, rows: Rows, x: Tensor, parts: int) -> list[tuple[Rows, Tensor]]:
+    """Cut paths so that about as many rows as are known now come into each part.
+
+    Args:
+        refined: The rows that a pass came to.
+        rows: Those that it started from.
+        x: The inputs at these.
+        parts: How many are wanted; there are fewer where rows are too near to each other.
+    """
+    left, fraction = refined.origin()
+    joined = refined.joined()
+    (places,) = (~joined | (refined.position.diff() > _SHORTEST)).nonzero(as_tuple=True)
+    if not len(places):
+        return [(rows, x)]
+    wanted = torch.linspace(0, len(refined.path) - 1, parts + 1, device=places.device)[1:-1]
+    chosen = places[torch.searchsorted(places, wanted.long()).clamp(max=len(places) - 1)].unique()
+    inside = chosen[joined[chosen]]
+    end = torch.where(left[inside + 1] == left[inside], fraction[inside + 1], 1.0)
+    cut = Rows(rows.path, rows.position)
+    new = cut.insert(left[inside], _within(fraction[inside], end))
+    x = cut.bring(x, 0)
+    between = cut.moved(left[chosen[~joined[chosen]]], 0)  # after the last row of a path
+    stops = torch.cat([new, between, new.new_tensor([len(x) - 1])]).tolist()
+    starts = [0, *new.tolist(), *(between + 1).tolist()]
+    return [
+        (Rows(cut.path[start : stop + 1], cut.position[start : stop + 1]), x[start : stop + 1])
+        for start, stop in zip(sorted(starts), sorted(stops), strict=True)
+    ]
+
+
+def _within(start: Tensor, end: Tensor) -> Tensor:
+    """Return where to cut between two fractions of a segment.
+
+    Half a step of a grid has few digits, so that a unit which stays exactly on its kink does so at
+    the cut as well, and simple fractions, where kinks may be, are on the grid itself.
+    """
+    where = start.lerp(end, _WHERE)
+    rounded = ((where * _STEPS).floor() + 0.5) / _STEPS
+    return torch.where((start < rounded) & (rounded < end), rounded, where)

@@ -1,0 +1,78 @@
+"""Envelopes: where, among affine functions, another one becomes the largest.
+
+Max pooling, amax and Maxout choose in each window the largest of several elements, all of them
+affine between two neighbouring rows. The maximum is their upper envelope: it bends where the winner
+of a window changes, which is where two elements tie that are ahead of all others.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_effcx.piecewise.rows import Rows
+from lightning_effcx.tracing import Operation
+
+_TIE = 1e-12  # relative: elements that differ by less are equal
+
+
+def contest(operation: Operation, out: Any, rows: int) -> tuple[Tensor, Tensor]:
+    """Return who takes part, `(r, groups, elements)`, and who wins, `(r, groups, windows)`."""
+    z = -operation.z if operation.name in {"min", "amin"} else operation.z
+    if "pool" in operation.name:
+        grid = -3 if "3d" in operation.name else -2
+        values, winners = z.flatten(grid), out[1].flatten(grid)
+        values = values.reshape(rows, -1, values.shape[-1])
+        return values, winners.reshape(rows, -1, winners.shape[-1])
+    last = tuple(range(-len(operation.dims), 0))
+    values = z.movedim(operation.dims, last).flatten(-len(last))
+    values = values.reshape(rows, -1, values.shape[-1])
+    return values, values.argmax(2, keepdim=True)
+
+
+def overtakings(operation: Operation, out: Any, rows: Rows) -> tuple[Tensor, Tensor]:
+    """Return after which rows, and how far, the winner at a row falls behind the next one's.
+
+    A third element may be ahead of both there, so this is asked again with those rows inserted,
+    until there are none.
+    """
+    values, winners = contest(operation, out, len(rows.path))
+    changes = (winners[1:] != winners[:-1]) & rows.joined()[:, None, None]
+    left, group, window = changes.nonzero(as_tuple=True)
+    ahead, behind, real = _overtaken(values, winners, left, group, window)
+    fraction = (ahead / (ahead + behind))[real]
+    # Neighbouring windows see the same tie.
+    both = torch.stack([left[real].to(fraction.dtype), fraction], 1).unique(dim=0)
+    return both[:, 0].long(), both[:, 1]
+
+
+def successions(operation: Operation, out: Any, rows: Rows) -> tuple[Tensor, Tensor]:
+    """Return rows and windows where one winner follows another, each ahead on its side.
+
+    Args:
+        operation: The choice in the middle between each two neighbouring rows, where nobody ties.
+        out: What it returned.
+        rows: The rows between which it is.
+    """
+    values, winners = contest(operation, out, len(rows.path) - 1)
+    apart = rows.joined() & (rows.position.diff() > _TIE)
+    (left,) = apart.nonzero(as_tuple=True)  # where rows coincide, nobody is ahead
+    values, winners = values[left], winners[left]
+    path = rows.path[left]
+    changes = (winners[1:] != winners[:-1]) & (path[1:] == path[:-1])[:, None, None]
+    row, group, window = changes.nonzero(as_tuple=True)
+    _, _, real = _overtaken(values, winners, row, group, window)
+    return left[row[real]] + 1, (group * winners.shape[2] + window)[real]
+
+
+def _overtaken(
+    values: Tensor, winners: Tensor, row: Tensor, group: Tensor, window: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return by how much each winner is ahead of the other where it wins, and whether both are."""
+    first, second = winners[row, group, window], winners[row + 1, group, window]
+    ahead = values[row, group, first] - values[row, group, second]
+    behind = values[row + 1, group, second] - values[row + 1, group, first]
+    # Where they tie at zero, their own size says nothing about rounding.
+    size = values[row, group, first].abs() + values[row + 1, group, second].abs()
+    tie = _TIE * (size + ahead + behind)
+    return ahead, behind, (ahead > tie) & (behind > tie)

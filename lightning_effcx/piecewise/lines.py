@@ -1,0 +1,220 @@
+"""Pieces: the exact anatomy of a piecewise-linear network along polylines, in one pass.
+
+Rows of the batch are points on the paths (`rows.py`). At a nonlinearity, a unit whose
+pre-activation passes a kink between two neighbouring rows does so where linear interpolation says,
+exactly: a row is inserted there, and the unit's pre-activation is set to the kink. Everything else
+in the network is affine, hence exact at the new rows as well. The cost is about that of one forward
+pass over the vertices and knots.
+
+A unit is above a kink where its pre-activation is strictly greater. A *knot* is a position strictly
+inside a path at which a unit goes from not above to above or back: touching a kink is no knot, and
+where a unit stays exactly on its kink it is not above it. Repeated vertices count once. Counts do
+not depend on how a path is cut into segments, nor on its direction.
+
+The sampling of Hanin and Rolnick, "Complexity of Linear Regions in Deep Networks", ICML 2019, and
+the exact line restrictions of Sotoudeh and Thakur, "Computing Linear Restrictions of Neural
+Networks", NeurIPS 2019, are for sequences of layers; here any graph of operations will do.
+"""
+
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lightning_effcx.network import Network, in_precision
+from lightning_effcx.piecewise.cutting import in_parts
+from lightning_effcx.piecewise.engine import Engine, IdleError, Measure, Rehearsal
+from lightning_effcx.piecewise.rows import Rows
+
+BUDGET = 2**28
+"""Bytes that the activations of one pass may take, unless eight rows take more."""
+
+_NEAR = 1e-12  # of a segment
+
+
+@dataclass(frozen=True, eq=False)
+class Pieces:
+    """Every knot on some paths; one entry for each unit that bends at it.
+
+    Attributes:
+        path: The index of the path, `(k,)`; ascending.
+        position: Where on it: the index of a vertex, plus the fraction of the way to the next,
+            `(k,)`; ascending on each path.
+        arc_length: Where on it: the length of the path from its start, in units of input, `(k,)`.
+        site: The index in `sites` of the nonlinearity, `(k,)`.
+        unit: The index of the unit among those of its site, flattened, `(k,)`.
+        kink: Which of its kinks, in ascending order, the unit is at, `(k,)`; 0 for a choice.
+        sites: The names of the nonlinearities, in order of execution.
+        paths: How many paths there are.
+        values: For each site to keep, its outputs at the knots, flattened, `(k, v)`.
+        measured: For each site, and `input` and `output`, what was measured on each path, `(s,)`.
+    """
+
+    path: Tensor
+    position: Tensor
+    arc_length: Tensor
+    site: Tensor
+    unit: Tensor
+    kink: Tensor
+    sites: tuple[str, ...]
+    paths: int
+    values: dict[str, Tensor]
+    measured: dict[str, Tensor]
+
+    def transitions(self, site: str | None = None) -> Int[Tensor, " s"]:
+        """Count the knots of all units, or of those at one site, on each path."""
+        chosen = slice(None) if site is None else self.site == self.sites.index(site)
+        return self.path[chosen].bincount(minlength=self.paths)
+
+    def regions(self, site: str | None = None) -> Int[Tensor, " s"]:
+        """Count the pieces on each path: one more than there are different knots, or of one site's.
+
+        Knots that are closer than a part in 10^12 of a segment are one boundary, met by several
+        units.
+        """
+        chosen = slice(None) if site is None else self.site == self.sites.index(site)
+        path, position = self.path[chosen], self.position[chosen]
+        if not len(path):
+            return torch.ones(self.paths, dtype=torch.long, device=path.device)
+        apart = (position.diff() > _NEAR) | (path.diff() > 0)
+        first = torch.cat([apart.new_ones(1), apart])
+        return 1 + path[first].bincount(minlength=self.paths)
+
+
+def pieces(  # noqa: PLR0913 each is one thing that users may choose
+    network: Network,
+    path: Float[Tensor, "s p ..."],
+    *,
+    dtype: torch.dtype = torch.float64,
+    budget: int = BUDGET,
+    keep: Collection[str] = (),
+    measure: Measure | None = None,
+) -> Pieces:
+    """Find every knot of `network` on each path; not differentiable.
+
+    Args:
+        network: Maps `(n, ...)` to `(n, k)`, treating samples independently; its operations must
+            be affine or piecewise linear in the input.
+        path: The paths.
+        dtype: The precision of the pass, to which parameters are cast as they are met.
+        budget: Bytes that activations may take; while an operation runs there are copies, so the
+            peak is up to four times as much. Paths whose knots need more are cut, and their parts
+            done one after the other; where that would take more than a thousand passes, they are
+            refused.
+        keep: The sites, or `input` or `output`, whose values at the knots are wanted. They take
+            memory that grows with the number of knots.
+        measure: Given a site's name, rows, and its values `(r, v)` there, between which they are
+            affine, returns a number for each interval, `(r - 1,)`; these are summed up in
+            `measured`.
+
+    Example:
+        >>> path = torch.tensor([[[-1.0], [3.0]]])
+        >>> found = pieces(lambda x: torch.relu(x).clamp(max=1), path, keep=["output"])
+        >>> found.arc_length, found.values["output"].flatten()  # the kinks at 0 and 1
+        (tensor([1., 2.], dtype=torch.float64), tensor([0., 1.], dtype=torch.float64))
+    """
+    network = in_precision(network, dtype)
+    path = path.to(dtype)
+    kept = _kept(path)
+    rows, x = _start(path, kept)
+    idle: frozenset[str] = frozenset()
+    while True:
+        sites: dict[str, int] = {}
+
+        def engine(rows: Rows, x: Tensor, is_free: bool) -> Engine:  # noqa: FBT001 one of two
+            most = max(budget, BUDGET) if is_free else budget
+            return Engine(rows, x, sites, budget=most, idle=idle, measure=measure, keep=keep)  # noqa: B023 used at once
+
+        try:
+            found = in_parts(network, rows, x, engine)
+        except IdleError as error:
+            idle |= error.sites  # once more, without what is known at the end only
+        else:
+            return _gathered(found, path, kept, tuple(sites), keep)
+
+
+def check_piecewise_linear(network: Network, x: Float[Tensor, "n ..."]) -> None:
+    """Say why `pieces` refuses a network, if it does, by one pass over the first sample."""
+    x = x[:1].to(torch.float64)
+    with suppress(IdleError):  # which says that it came to the end
+        Rehearsal(x).run(in_precision(network, x.dtype))
+
+
+def _gathered(
+    parts: list[Engine],
+    path: Tensor,
+    kept: Tensor,
+    sites: tuple[str, ...],
+    keep: Collection[str],
+) -> Pieces:
+    """Join what was found on parts of the paths, in order."""
+    known = {"input", *sites, "output"}
+    for name in keep:
+        if name not in known:
+            raise ValueError(f"keep has {name!r}, expected some of {', '.join(sorted(known))}.")
+    knots = [part.knots() for part in parts]
+    rows = [(p.rows.path[k.row], p.rows.position[k.row]) for p, k in zip(parts, knots, strict=True)]
+    where, position = (torch.cat(column) for column in zip(*rows, strict=True))
+    order = position.argsort(stable=True)
+    order = order[where[order].argsort(stable=True)]
+    where, position = where[order], _at_vertices(position[order], where[order], kept)
+    _, site, unit, kink = (torch.cat(column)[order] for column in zip(*knots, strict=True))
+    values = [part.values() for part in parts]
+    return Pieces(
+        where,
+        position,
+        _arc_length(path, where, position),
+        site,
+        unit,
+        kink,
+        sites,
+        len(path),
+        {
+            name: torch.cat([v[name][k.row] for v, k in zip(values, knots, strict=True)])[order]
+            for name in keep
+        },
+        _summed([part.measured for part in parts], len(path)),
+    )
+
+
+def _arc_length(path: Tensor, where: Tensor, position: Tensor) -> Tensor:
+    """Return how long the paths are from their starts to the positions."""
+    segments = torch.linalg.vector_norm(path.diff(dim=1).flatten(2), dim=2)
+    segments = torch.nn.functional.pad(segments, (1, 1))  # none before the first vertex
+    before = position.long()
+    start = segments.cumsum(1)[where, before]
+    return start + segments[where, before + 1] * (position - before)
+
+
+def _summed(parts: list[dict[str, tuple[Tensor, Tensor]]], paths: int) -> dict[str, Tensor]:
+    """Add up what was measured on the intervals of each path."""
+    total: dict[str, Tensor] = {}
+    for part in parts:
+        for name, (path, measured) in part.items():
+            total.setdefault(name, measured.new_zeros(paths)).index_add_(0, path, measured)
+    return total
+
+
+def _kept(path: Tensor) -> Tensor:
+    """Tell which vertices do not repeat the one before, `(s, p)`."""
+    moves = (path[:, 1:] != path[:, :-1]).flatten(2).any(2)
+    return torch.cat([moves.new_ones(len(path), 1), moves], 1)
+
+
+def _start(path: Tensor, kept: Tensor) -> tuple[Rows, Tensor]:
+    """Lay all vertices out as rows, without repetitions; positions count those kept."""
+    where, _ = kept.nonzero(as_tuple=True)
+    position = (kept.cumsum(1) - 1)[kept]
+    return Rows(where, position.to(path.dtype)), path[kept]
+
+
+def _at_vertices(position: Tensor, where: Tensor, kept: Tensor) -> Tensor:
+    """Turn positions among the vertices kept into positions among all."""
+    ordinal = kept.cumsum(1) - 1
+    index = torch.arange(kept.shape[1], device=kept.device).expand_as(ordinal)
+    last = torch.zeros_like(index).scatter_reduce(1, ordinal, index, "amax")
+    before = position.floor()
+    return position + (last[where, before.long()] - before)

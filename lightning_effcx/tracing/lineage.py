@@ -1,0 +1,128 @@
+"""Lineage: from which sites each tensor comes, so that a measure can leave out what does not count.
+
+A network may compute things beside the outputs that are measured: a loss, the other outputs of a
+structure, an auxiliary head. The measures are about the outputs alone. While a network runs, the
+lineage notes for every tensor which sites it was computed from. At the end that of the outputs
+tells which sites matter.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
+
+from lightning_effcx.tracing.operators import FRESH, tensors, written
+
+# Calls that take numbers out of torch, where nobody can follow them.
+_LEAVING = frozenset(
+    {
+        Tensor.__array__,
+        Tensor.__dlpack__,
+        Tensor.data_ptr,
+        Tensor.numpy,
+        Tensor.storage,
+        Tensor.tolist,
+    }
+)
+# Calls that copy numbers out of a list, also where they are in tensors.
+_COPYING = frozenset({torch.as_tensor, torch.asarray, torch.tensor})
+# Operators whose results have a size that depends on a mask alone.
+_MASKED = frozenset({"index", "masked_select"})
+
+
+class Lineage:
+    """The origins of tensors: whatever the caller adds, such as the names of sites.
+
+    Views and in-place results share the memory of another tensor, so origins are noted for each
+    storage. A weak reference keeps the address of a dead storage from being given to another.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[StorageWeakRef, frozenset[Any]]] = {}
+        self._originals: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.asked: frozenset[Any] = frozenset()
+        """The origins of numbers that the network read, so that anything may depend on them."""
+
+    def of(self, *arguments: Any) -> frozenset[Any]:
+        """Return the origins of all tensors among the arguments."""
+        found: frozenset[Any] = frozenset()
+        for tensor in tensors(*arguments):
+            _, origins = self._known.get(_storage(tensor).cdata, (None, found))
+            found = found | origins if origins is not found else found
+        return found
+
+    def add(self, origins: frozenset[Any], *arguments: Any) -> None:
+        """Add origins to those of all tensors among the arguments."""
+        for tensor in tensors(*arguments):
+            storage = _storage(tensor)
+            _, known = self._known.get(storage.cdata, (None, origins))
+            self._known[storage.cdata] = storage, origins if known is origins else known | origins
+
+    def copied(self, copy: Tensor, original: Tensor) -> None:
+        """Note that a copy stands for a tensor: what is written to it is meant for the other."""
+        storage = _storage(copy)
+        self._originals[storage.cdata] = storage, _storage(original).cdata
+
+    def ran(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, origins: Any
+    ) -> None:
+        """Note the origins of what an operator returned and of what it wrote to."""
+        if func.overloadpacket.__name__ in FRESH:
+            return
+        targets = written(func, args, kwargs)
+        self.add(origins, out, *targets)
+        for target in tensors(targets):
+            self._add_to_original(origins, target)
+        if torch.Tag.dynamic_output_shape in func.tags:
+            # The network may read the size of the result, which leaves no trace.
+            masks = _masks(args) if func.overloadpacket.__name__ in _MASKED else None
+            self.asked |= origins if masks is None else self.of(masks)
+        if not any(True for _ in tensors(out)) and not func._schema.is_mutable:  # noqa: SLF001
+            self.asked |= origins  # such as the number that item() returns
+
+    def _add_to_original(self, origins: frozenset[Any], copy: Tensor) -> None:
+        _, original = self._originals.get(_storage(copy).cdata, (None, 0))
+        if original in self._known:
+            reference, known = self._known[original]
+            self._known[original] = reference, known | origins
+
+    def read(self, argument: Any, reader: str) -> None:
+        """Note that the network reads the numbers in a tensor itself."""
+        del reader
+        self.asked |= self.of(argument)
+
+    def needed(self, outputs: Any) -> frozenset[Any]:
+        """Return everything that the outputs may depend on."""
+        return self.of(outputs) | self.asked
+
+
+class Leaving(TorchFunctionMode):
+    """While open, tells which tensors the network turns into something that is not torch's.
+
+    Args:
+        read: Called with each of them, or a list with some, and the name of what reads it.
+    """
+
+    def __init__(self, read: Callable[[Any, str], None]) -> None:
+        super().__init__()
+        self.read = read
+
+    def __torch_function__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        del types
+        if func in _LEAVING or (func in _COPYING and not isinstance(args[0], Tensor)):
+            self.read(args[0], func.__name__.strip("_"))
+        return func(*args, **(kwargs or {}))
+
+
+def _masks(args: tuple[Any, ...]) -> list[Tensor]:
+    """Return the truth values among the arguments."""
+    return [tensor for tensor in tensors(args) if tensor.dtype in {torch.bool, torch.uint8}]
+
+
+def _storage(tensor: Tensor) -> StorageWeakRef:
+    return StorageWeakRef(tensor.untyped_storage())

@@ -1,0 +1,171 @@
+import inspect
+import re
+from functools import partial
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+from networks import mlp
+
+from lightning_effcx import functional, metrics
+from lightning_effcx.metrics import NetworkMetric
+from lightning_effcx.metrics.samples import check_paths, check_samples
+
+NETWORK, X, Y = mlp(3, 4, 2), torch.randn(6, 3), torch.arange(6) % 2
+TOKENS = torch.arange(18).reshape(6, 3)
+PATH = torch.randn(6, 2, 3)
+
+
+class Frame:
+    """What a table of pandas or polars has."""
+
+    def to_numpy(self):
+        return X.numpy()
+
+    def __array__(self):
+        return X.numpy()
+
+
+NO_TENSORS = [
+    (X.numpy(), r"is of the type ndarray, expected a tensor: torch\.from_numpy\({}\) makes one\."),
+    (X.tolist(), r"is of the type list, expected a tensor: torch\.as_tensor\({}\) makes one\."),
+    ([*X], r"is of the type list, expected a tensor: torch\.stack\({}\) makes one\."),
+    (Frame(), r"is of the type Frame, expected a tensor: torch\.as_tensor\({}\.to_numpy\(\)\) mak"),
+    ({"x": X}, r"is of the type dict, expected a tensor\."),
+    (None, r"is of the type NoneType, expected a tensor\."),
+]
+NO_NETWORKS = [
+    ("encoder", "the network is str: expected a callable that maps"),
+    (None, "the network is NoneType: expected a callable that maps"),
+    (X, r"the network is float32 \(6, 3\): expected a callable that maps"),
+    (torch.nn.ReLU, r"the network is the class ReLU, expected an instance: write ReLU\(\.\.\.\)"),
+]
+
+METRICS = {
+    kind: partial(kind, **({"data": (X, Y)} if name == "TrainingError" else {}))
+    for name, kind in ((name, getattr(metrics, name)) for name in metrics.__all__)
+    if issubclass(kind, NetworkMetric) and not inspect.isabstract(kind)
+}
+MOVING = [kind for kind in METRICS if kind.moves]
+FUNCTIONS = {
+    "boundary_density": partial(functional.boundary_density, radius=1.0),
+    "estimated_linear_regions": partial(functional.estimated_linear_regions, budget=3),
+    "fit_student": partial(functional.fit_student, hidden=2),
+    "mimic_gap": partial(functional.mimic_gap, NETWORK),
+}
+MEASURES = {
+    name: FUNCTIONS.get(name, getattr(functional, name))
+    for name in functional.__all__
+    if name != "observed_emc" and inspect.isfunction(getattr(functional, name))
+}
+OF_PATHS = [name for name, f in MEASURES.items() if "path" in inspect.signature(f).parameters]
+UPDATES = pytest.mark.parametrize("kind", METRICS, ids=lambda kind: kind.__name__)
+CALLS = pytest.mark.parametrize("name", MEASURES)
+
+
+@pytest.fixture(autouse=True)
+def _as_for_a_user(monkeypatch):
+    """Without the types that are checked in tests alone."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+def assert_refused(call, what, error, message):
+    with pytest.raises(error) as raised:
+        call()
+    assert re.match(message, str(raised.value)), (what, raised.value)
+    assert str(raised.value).endswith(".")
+
+
+@UPDATES
+def test_every_metric_refuses_what_is_no_network(kind):
+    for given, message in NO_NETWORKS:
+        assert_refused(lambda g=given: METRICS[kind]().update(g, X, Y), given, TypeError, message)
+    swapped = r"the network is float32 \(6, 3\) and the samples are a Sequential: expected the net"
+    assert_refused(lambda: METRICS[kind]().update(X, NETWORK, Y), "swapped", TypeError, swapped)
+
+
+@UPDATES
+def test_every_metric_refuses_samples_and_targets_that_are_no_tensors(kind):
+    for given, message in NO_TENSORS:
+        for_x, for_y = ("^" + n + " " + message.format(n) for n in "xy")
+        update = METRICS[kind]().update
+        assert_refused(lambda g=given, u=update: u(NETWORK, g, Y), given, TypeError, for_x)
+        if given is not None:
+            assert_refused(lambda g=given, u=update: u(NETWORK, X, g), given, TypeError, for_y)
+
+
+@UPDATES
+def test_every_metric_refuses_samples_that_are_none_and_targets_of_others(kind):
+    update = METRICS[kind]().update
+    with pytest.raises(ValueError, match=r"^x has no samples, expected at least one sample\.$"):
+        update(NETWORK, X[:0], Y[:0])
+    with pytest.raises(ValueError, match=r"^x is float32 \(\): expected samples of shape \(n, "):
+        update(NETWORK, X[0, 0])
+    for y in (Y[:4], torch.cat([Y, Y]), Y[0]):
+        message = r"^x is float32 \(6, 3\) and y is int64 .*: expected a target for each of the 6 s"
+        with pytest.raises(ValueError, match=message):
+            update(NETWORK, X, y)
+
+
+@pytest.mark.parametrize("kind", MOVING)
+def test_a_metric_that_moves_the_input_refuses_whole_numbers(kind):
+    message = r"^x is int64 \(6, 3\), but this measure moves the input: expected floating-point sam"
+    with pytest.raises(TypeError, match=message):
+        METRICS[kind]().update(NETWORK, TOKENS, Y)
+
+
+def test_all_that_draw_paths_or_differentiate_by_the_input_move_it():
+    still = {"ActivationPatterns", "FisherRaoNorm", "LANNComplexity", "MimicGap", "TrainingError"}
+    assert {kind.__name__ for kind in METRICS if not kind.moves} == still
+
+
+def test_a_metric_of_the_users_own_is_checked_as_well():
+    class Own(NetworkMetric):
+        name = "own"
+
+        def update(self, network, x, y=None):
+            raise AssertionError
+
+        def compute(self):
+            return {}
+
+    with pytest.raises(TypeError, match=r"^x is of the type list, expected a tensor"):
+        Own().update(NETWORK, [1.0])
+
+
+@CALLS
+def test_every_function_refuses_what_is_no_network(name):
+    x = PATH if name in OF_PATHS else X
+    for given, message in NO_NETWORKS[:2] + NO_NETWORKS[3:]:
+        assert_refused(lambda g=given: MEASURES[name](g, x), given, TypeError, message)
+    swapped = r"the network is float32 \(.*\) and the samples are a Sequential: expected the netw"
+    assert_refused(lambda: MEASURES[name](x, NETWORK), "swapped", TypeError, swapped)
+
+
+@CALLS
+def test_every_function_refuses_what_is_no_tensor(name):
+    argument = "path" if name in OF_PATHS else "x"
+    for given, message in NO_TENSORS:
+        expected = f"^{argument} {message.format(argument)}"
+        assert_refused(lambda g=given: MEASURES[name](NETWORK, g), given, TypeError, expected)
+
+
+@CALLS
+def test_every_function_refuses_samples_that_are_none(name):
+    if name in OF_PATHS:
+        for path in (X[:, 0], PATH[:0], PATH[:, :0], TOKENS[:, None]):
+            message = r"path is (float32|int64) \(.*\): expected one or more floating-point pat"
+            assert_refused(lambda p=path: MEASURES[name](NETWORK, p), path, ValueError, message)
+    else:
+        message = r"x has no samples, expected at least one sample\."
+        assert_refused(lambda: MEASURES[name](NETWORK, X[:0]), "none", ValueError, message)
+
+
+def test_what_is_right_passes():
+    check_samples(NETWORK, X)
+    check_samples(torch.relu, TOKENS, Y)
+    check_samples(NETWORK, X, torch.zeros(6, 2), moves=True)
+    check_samples(lambda x: x, X.half(), Y, moves=True)
+    check_paths(NETWORK, PATH)
+    check_paths(NETWORK, torch.from_numpy(np.zeros((2, 3, 4))))

@@ -1,0 +1,12 @@
+"""The metrics that measure a network, which a test goes through."""
+
+import inspect
+
+from lightning_effcx import metrics
+
+# Metrics of a network. What trainings are told to, `EffectiveModelComplexity`, sees none.
+CONCRETE = [
+    metric
+    for metric in (getattr(metrics, name) for name in metrics.__all__)
+    if issubclass(metric, metrics.NetworkMetric) and not inspect.isabstract(metric)
+]
