@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from torchmetrics import Metric, MetricCollection
 
 from lightning_effcx import metrics, tags
+from lightning_effcx.metrics.shard import Shard
 from lightning_effcx.paths import Arc, Ellipse, Segment
 
 pytestmark = pytest.mark.usefixtures("_float64")
@@ -356,11 +357,11 @@ def test_chunks_do_not_matter(kind, options):
 
 @EVERY
 @pytest.mark.parametrize("of", [2, 3, 40])  # of 12 samples, and of 3 or 4 paths
-def test_shares_of_several_processes_merge_to_what_one_measures(kind, options, of):
+def test_shards_of_several_processes_merge_to_what_one_measures(kind, options, of):
     network, batches = suited(kind), (batch(), batch(5))
-    first, *others = shares = [kind(**options) for _ in range(of)]
-    for index, metric in enumerate(shares):
-        metric.share = metrics.base.Share(index, of)
+    first, *others = shards = [kind(**options) for _ in range(of)]
+    for index, metric in enumerate(shards):
+        metric.shard = Shard(index, of)
         for x, y in batches:
             metric.update(network, x, y)
     first.compute()
@@ -372,10 +373,10 @@ def test_shares_of_several_processes_merge_to_what_one_measures(kind, options, o
 
 
 @EVERY
-def test_a_share_of_nothing_adds_nothing(kind, options):
+def test_an_empty_shard_adds_nothing(kind, options):
     network, inputs = suited(kind), batch()
     metric, empty = kind(**options), kind(**options)
-    empty.share = metrics.base.Share(39, of=40)
+    empty.shard = Shard(39, of=40)
     for one in (metric, empty):
         one.update(network, *inputs)
     assert empty.update_count == 1
@@ -383,7 +384,7 @@ def test_a_share_of_nothing_adds_nothing(kind, options):
     metric.merge_state(empty)
     assert_close(metric.compute(), value(kind, options, network, inputs), rtol=0, atol=0)
     empty.reset()
-    empty.share = metrics.base.Share()
+    empty.shard = Shard()
     empty.update(network, *inputs)
     assert_close(empty.compute(), metric.compute(), rtol=0, atol=0)
 

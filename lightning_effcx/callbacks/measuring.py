@@ -9,7 +9,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_effcx.callbacks.distributed import rank, share_errors, world
-from lightning_effcx.metrics.base import NetworkMetric, Share
+from lightning_effcx.metrics.base import NetworkMetric
+from lightning_effcx.metrics.shard import Shard
 from lightning_effcx.network import Network, mapped
 from lightning_effcx.tags import check_name, dotted
 
@@ -87,7 +88,7 @@ def measure(metric: Metric, network: Network, x: Tensor, y: Tensor | None) -> di
     """
     shared = isinstance(metric, NetworkMetric)
     if shared:
-        metric.share = Share(rank(), of=world())
+        metric.shard = Shard(rank(), of=world())
 
     def updated() -> dict[str, Any]:
         metric.update(network, x, y)

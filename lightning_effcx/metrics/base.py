@@ -2,9 +2,8 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import wraps
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -13,44 +12,14 @@ from torchmetrics.utilities import dim_zero_cat
 
 from lightning_effcx.metrics.draws import Draws
 from lightning_effcx.metrics.samples import check_samples
+from lightning_effcx.metrics.shard import Shard
 from lightning_effcx.network import Network, at_samples, observing, varies
 from lightning_effcx.options import check_count, check_seed, refusal
 from lightning_effcx.paths import Paths, Segment, origins
 from lightning_effcx.tags import STDERR, site_key
 
-Items = TypeVar("Items", Tensor, Draws)
-
-
 _MOST = 2**24
 """Bytes of input at once, at most: what a network computes from it takes many times as much."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """Which samples or paths of each batch a process measures, others measuring the others.
-
-    Args:
-        index: Which of the shares this is.
-        of: How many shares there are.
-
-    Example:
-        >>> Share(1, of=3)(torch.arange(8))
-        tensor([1, 4, 7])
-    """
-
-    index: int = 0
-    of: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.index < self.of:
-            raise ValueError(
-                f"Share({self.index}, of={self.of}): expected an index of at least 0 and below the "
-                "number of shares."
-            )
-
-    def __call__(self, items: Items) -> Items:
-        """Return every so many-th of the items; nothing where there are fewer than shares."""
-        return items[self.index :: self.of]
 
 
 def _checked(update: Callable[..., None]) -> Callable[..., None]:
@@ -67,8 +36,8 @@ def _checked(update: Callable[..., None]) -> Callable[..., None]:
 class NetworkMetric(Metric):
     """What all measures of a network declare, and that no two of them share a state.
 
-    Several processes may share the work: all see the same batches, and each measures its `share`
-    of them. What the others measured is then merged into the metric of share 0, by `merge_state`,
+    Several processes may share the work: all see the same batches, and each measures its `shard`
+    of them. What the others measured is then merged into the metric of shard 0, by `merge_state`,
     and the result is that of one process.
 
     Args:
@@ -86,7 +55,7 @@ class NetworkMetric(Metric):
     """Which attributes, all of plain Python values, go on over resets and resumed trainings."""
     moves: ClassVar[bool] = False
     """Whether it moves the input, or differentiates by it, which whole numbers do not allow."""
-    share: Share = Share()
+    shard: Shard = Shard()
     """Which of the samples or paths of each batch to measure: all of them, unless it is set."""
 
     def __init__(self, *, chunk: int = 1024, **kwargs: Any) -> None:
@@ -109,7 +78,7 @@ class NetworkMetric(Metric):
         return max(1, min(self.chunk, _MOST // bytes_of_row))
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
-        """Add what another share measured: its metric, or the `metric_state` of that."""
+        """Add what another shard measured: its metric, or the `metric_state` of that."""
         super().merge_state(incoming_state)
         self._computed = None  # torchmetrics would go on returning what was computed before
 
@@ -120,11 +89,11 @@ class NetworkMetric(Metric):
         should_sync: bool = True,  # noqa: FBT001, FBT002 torchmetrics' own signature
         distributed_available: Callable[..., Any] | None = None,
     ) -> None:
-        """Gather the states of all processes, unless they are shares, which `merge_state` joins.
+        """Gather the states of all processes, unless they are shards, which `merge_state` joins.
 
-        Torchmetrics cannot gather where a share is empty, and would count merged states again.
+        Torchmetrics cannot gather where a shard is empty, and would count merged states again.
         """
-        should_sync = should_sync and self.share.of == 1
+        should_sync = should_sync and self.shard.of == 1
         super().sync(dist_sync_fn, process_group, should_sync, distributed_available)
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
@@ -176,9 +145,9 @@ class SampleMetric(NetworkMetric):
     def _measure(self, network: Network, x: Tensor, y: Tensor | None, generator: Generator) -> None:
         at_once = self.rows_at_once(x) if self.pointwise or not varies(network) else 1
         samples = torch.arange(len(x))
-        self._score_share(network, x, y, Draws.of(len(x), generator), samples, at_once)
+        self._score_shard(network, x, y, Draws.of(len(x), generator), samples, at_once)
 
-    def _score_share(  # noqa: PLR0913, PLR0917 as `score`, and how
+    def _score_shard(  # noqa: PLR0913, PLR0917 as `score`, and how
         self,
         network: Network,
         x: Tensor,
@@ -188,7 +157,7 @@ class SampleMetric(NetworkMetric):
         at_once: int,
     ) -> None:
         """Score those of some samples, or paths, that are ours; `samples` says whose they are."""
-        mine = self.share(torch.arange(len(x)))
+        mine = self.shard(torch.arange(len(x)))
         for part in mine.split(at_once) if len(mine) else ():
             own = at_samples(network, samples[part])
             y_part = None if y is None else y[part]
@@ -261,9 +230,9 @@ class PathMetric(SampleMetric):
             paths = self.paths(x, y, generator)
             starts = torch.arange(len(paths))
             at_once = max(1, self.rows_at_once(x) // paths.shape[1])
-        # All are drawn, so that every share has the same.
+        # All are drawn, so that every shard has the same.
         draws = Draws.of(len(paths), generator)
-        self._score_share(network, paths, None, draws, starts, at_once)
+        self._score_shard(network, paths, None, draws, starts, at_once)
 
 
 def _detached(y: Tensor | None) -> Tensor | None:

@@ -164,7 +164,7 @@ class LANNComplexity(NetworkMetric):
 
     The pre-activations of all samples are wanted together, so that batches are measured apart: give
     all samples at once where you can, as `ComplexityMonitor` does. The choice of tangents cannot be
-    shared either: share 0 measures alone, the others add nothing. Beside the value there are
+    split either: shard 0 measures alone, the others add nothing. Beside the value there are
 
     * `.per_input`: the complexity over the number of inputs;
     * `.pieces`: pieces per unit, and `/<site>` those at a site, summed;
@@ -202,7 +202,7 @@ class LANNComplexity(NetworkMetric):
     def update(self, network: Network, x: Tensor, y: Tensor | None = None) -> None:
         """Approximate the network as it is now at the samples `x`, `(n, ...)`."""
         del y
-        if self.share.index > 0:
+        if self.shard.index > 0:
             return
         with observing(network):
             lann = lann_complexity(

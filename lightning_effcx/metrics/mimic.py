@@ -153,7 +153,7 @@ class MimicGap(NetworkMetric):
 
     The student sees all samples of a batch together, so that batches are measured apart and put
     together: give all samples at once where you can, as `ComplexityMonitor` does. Nor can the fit
-    be shared: share 0 measures alone, the others add nothing. Cost: one forward, and the steps of
+    be shared: shard 0 measures alone, the others add nothing. Cost: one forward, and the steps of
     the student on all samples at once: half a second for 64 samples of 784 inputs, more for more.
 
     Args:
@@ -199,7 +199,7 @@ class MimicGap(NetworkMetric):
     def update(self, network: Network, x: Tensor, y: Tensor | None = None) -> None:
         """Fit a student to the network as it is now, at part of the samples `x`, `(n, ...)`."""
         del y
-        if self.share.index > 0:
+        if self.shard.index > 0:
             return
         held, seen = split_samples(len(x), self.held_out, self.seed)
         with observing(network):

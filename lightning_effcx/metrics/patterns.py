@@ -102,7 +102,7 @@ class ActivationPatterns(NetworkMetric):
         """Take the patterns of the samples `x`, `(n, ...)`, under the network as it is now."""
         del y
         with observing(network):
-            x, mine = x.detach().clone(), self.share(torch.arange(len(x)))
+            x, mine = x.detach().clone(), self.shard(torch.arange(len(x)))
             for part in mine.split(self.rows_at_once(x)) if len(mine) else ():
                 self._add(at_samples(network, part), x[part])
 

@@ -157,7 +157,7 @@ class LinearRegions(PathMetric):
         if self.estimates:
             _check(budget, share)
         self.budget = budget
-        self.share_of_path = share
+        self.share = share
 
     @property
     def name(self) -> str:
@@ -168,7 +168,7 @@ class LinearRegions(PathMetric):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         del y
         if self.estimates:
-            return _estimated(network, x, self.budget, self.share_of_path, draws)
+            return _estimated(network, x, self.budget, self.share, draws)
         found = pieces(network, x)
         return found.regions(), {site: found.transitions(site) for site in found.sites}
 

@@ -101,7 +101,7 @@ class TrainingError(NetworkMetric):
                 f"a training sample has the shape {tuple(self.x.shape[1:])}, but the network's "
                 f"input {tuple(x.shape[1:])}: give the samples as the network takes them."
             )
-        mine = self.share(torch.arange(len(self.x)))
+        mine = self.shard(torch.arange(len(self.x)))
         with observing(network):
             for part in mine.split(self.chunk) if len(mine) else ():
                 own = self.x[part].to(x.device, x.dtype if x.is_floating_point() else None)

@@ -12,8 +12,8 @@ from lightning_effcx.metrics import (
     JacobianNorm,
     LinearRegions,
 )
-from lightning_effcx.metrics.base import Share
 from lightning_effcx.metrics.draws import Draws
+from lightning_effcx.metrics.shard import Shard
 from lightning_effcx.network.calls import Call
 from lightning_effcx.network.capture import captured
 from lightning_effcx.network.observe import observing
@@ -21,40 +21,40 @@ from lightning_effcx.paths import Arc, OriginLine, Segment, Translation, origins
 
 
 @pytest.mark.parametrize(("index", "of"), [(2, 2), (-1, 2), (0, 0)])
-def test_a_share_is_one_of_so_many(index, of):
-    message = rf"^Share\({index}, of={of}\): expected an index of at least 0 and below the number"
+def test_a_shard_is_one_of_so_many(index, of):
+    message = rf"^Shard\({index}, of={of}\): expected an index of at least 0 and less than the"
     with pytest.raises(ValueError, match=message):
-        Share(index, of)
+        Shard(index, of)
 
 
 @pytest.mark.parametrize("of", [1, 2, 3, 9])
-def test_the_shares_of_a_batch_are_all_of_it_and_share_0_is_never_empty(of):
+def test_the_shards_of_a_batch_are_all_of_it_and_shard_0_is_never_empty(of):
     x = torch.arange(5)
-    shares = [Share(index, of)(x) for index in range(of)]
-    assert_close(torch.cat(shares).sort().values, x)
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
-    assert len(shares[0]) > 0
+    shards = [Shard(index, of)(x) for index in range(of)]
+    assert_close(torch.cat(shards).sort().values, x)
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+    assert len(shards[0]) > 0
 
 
 @pytest.mark.parametrize(
     "metric",
     [JacobianNorm(directions=1), LinearRegions(Segment(count=7, points=3), budget=5, chunk=6)],
 )
-def test_a_share_measures_its_samples_or_paths_and_no_others(metric):
+def test_a_shard_measures_its_samples_or_paths_and_no_others(metric):
     network, x = mlp(4, 8, 3), torch.randn(7, 4)
     metric.update(network, x)
     scores = dim_zero_cat(metric.scores)
     metric.reset()
-    metric.share = Share(1, of=3)
+    metric.shard = Shard(1, of=3)
     metric.update(network, x)
     assert len(scores) == 7
     assert_close(dim_zero_cat(metric.scores), scores[1::3])
 
 
-def test_a_share_of_patterns_sees_its_samples_alone():
+def test_a_shard_of_patterns_sees_its_samples_alone():
     network, x, rows = mlp(4, 8, 3), torch.randn(7, 4), []
     metric = ActivationPatterns(chunk=2)
-    metric.share = Share(0, of=2)
+    metric.shard = Shard(0, of=2)
     metric.update(lambda x: rows.append(x) or network(x), x)
     assert_close(torch.cat(rows), x[::2])
 
@@ -70,7 +70,7 @@ def test_what_was_computed_before_merging_is_computed_anew():
     assert_close(one.compute(), both.compute())
 
 
-def test_shares_are_not_gathered_a_second_time_by_torchmetrics():
+def test_shards_are_not_gathered_a_second_time_by_torchmetrics():
     network, x = mlp(4, 8, 3), torch.randn(8, 4)
     gathered = []
 
@@ -79,12 +79,12 @@ def test_shares_are_not_gathered_a_second_time_by_torchmetrics():
         return [state, state]
 
     metric = JacobianNorm(distributed_available_fn=lambda: True, dist_sync_fn=gather)
-    metric.share = Share(0, of=2)
+    metric.shard = Shard(0, of=2)
     metric.update(network, x)
     metric.compute()
     assert not gathered
     metric.reset()
-    metric.share = Share()
+    metric.shard = Shard()
     metric.update(network, x)
     metric.compute()
     assert gathered

@@ -11,7 +11,7 @@ from user_training import fit
 from lightning_effcx.callbacks import ComplexityMonitor
 from lightning_effcx.functional import ShallowStudent, fit_student, mimic_gap
 from lightning_effcx.metrics import MimicGap
-from lightning_effcx.metrics.base import Share
+from lightning_effcx.metrics.shard import Shard
 from lightning_effcx.network.calls import Call
 from lightning_effcx.network.capture import captured
 from lightning_effcx.network.observe import observing
@@ -177,10 +177,10 @@ def test_batches_are_measured_apart_and_put_together():
     assert_close(metrics[2].compute()["mimic_gap"], rows[:, 0].sum() / rows[:, 1].sum())
 
 
-def test_share_0_measures_alone():
+def test_shard_0_measures_alone():
     rows = []
     metric = MimicGap(steps=2)
-    metric.share = Share(1, of=2)
+    metric.shard = Shard(1, of=2)
     metric.update(lambda x: rows.append(len(x)) or x, torch.randn(8, 3))
     assert metric.found == rows == []
 

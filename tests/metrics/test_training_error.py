@@ -10,7 +10,7 @@ from user_training import fit, task
 
 from lightning_effcx.callbacks import ComplexityMonitor
 from lightning_effcx.metrics import TrainingError
-from lightning_effcx.metrics.base import Share
+from lightning_effcx.metrics.shard import Shard
 from lightning_effcx.network.calls import Call
 from lightning_effcx.network.capture import captured
 from lightning_effcx.network.observe import observing
@@ -83,11 +83,11 @@ def test_no_more_than_a_chunk_is_evaluated_at_once():
     assert rows == [4, 4, 2]
 
 
-def test_processes_share_the_samples():
+def test_processes_split_the_samples():
     network, data = mlp(4, 8, 3), (torch.randn(10, 4), torch.arange(10) % 3)
     parts = [TrainingError(data), TrainingError(data)]
     for index, metric in enumerate(parts):
-        metric.share = Share(index, of=2)
+        metric.shard = Shard(index, of=2)
         metric.update(network, torch.zeros(1, 4))
     assert [len(torch.cat(metric.wrong)) for metric in parts] == [5, 5]
     parts[0].merge_state(parts[1])
