@@ -1,7 +1,7 @@
-"""Draws: random numbers for rows, where those of a row do not depend on the others.
+"""Draws: random numbers for the rows of a batch, one independent stream for each row.
 
-From a generator one seed is taken for each row, for all at once. From then on each row draws by
-itself, so that its numbers are the same in whichever order, chunk or process it is measured.
+A generator gives one seed for each row, all at once. From then on each row draws from its own
+stream. Its numbers are therefore the same in every order, chunk and process.
 """
 
 from collections.abc import Iterable
@@ -16,29 +16,32 @@ from lightning_effcx.paths import check_generator
 
 
 @dataclass(frozen=True)
-class Row:
-    """One row's own source of random numbers, which is made when it is first used.
+class Stream:
+    """The random numbers of one row.
 
     Attributes:
-        seed: Of its generator, which takes the lower 32 bits.
+        seed: The seed of its generator, which uses the lower 32 bits.
     """
 
     seed: int
 
     @cached_property
     def generator(self) -> Generator:
-        """What the row draws from, on the CPU, so that every device sees the same draws."""
+        """The generator of the row, made at its first use.
+
+        It is on the CPU, so that the numbers are the same for every device.
+        """
         return Generator().manual_seed(self.seed)
 
 
 class Draws:
-    """Random numbers for rows, each row drawing by itself.
+    """Random numbers for rows, each from the row's own stream.
 
-    Successive calls go on where the last one stopped, also those of parts: `draws[:3]` has the
-    same rows as the beginning of `draws`.
+    Successive calls continue each stream. A part such as `draws[:3]` shares the streams of its
+    rows with `draws`.
 
     Args:
-        rows: Where the numbers of each row come from; see `Draws.of`.
+        streams: One for each row; `Draws.of` makes them.
 
     Example:
         >>> together = Draws.of(4, torch.Generator().manual_seed(0)).rand(2)
@@ -48,48 +51,51 @@ class Draws:
         True
     """
 
-    def __init__(self, rows: Iterable[Row]) -> None:
-        self.rows = list(rows)
+    def __init__(self, streams: Iterable[Stream]) -> None:
+        self.streams = list(streams)
 
     @classmethod
-    def of(cls, count: int, generator: "Generator | Draws | None" = None) -> "Draws":
-        """Draw the seeds of so many rows; draws are returned as they are.
+    def of(
+        cls, count: int, generator: "Generator | Draws | None" = None, *, rows: str = "x"
+    ) -> "Draws":
+        """Draw a seed for each row. If the rows have draws already, return those.
 
         Args:
-            count: How many rows there are.
-            generator: Source of their seeds, by default torch's global one; or their draws.
+            count: The number of rows.
+            generator: The source of the seeds, by default torch's global one; or the rows' draws.
+            rows: The argument that holds the rows, for the message.
         """
         if isinstance(generator, Draws):
             if len(generator) != count:
                 raise ValueError(
-                    f"the draws are of {len(generator)} rows, expected those of {count}: take the "
-                    "same part of both, or give a torch.Generator."
+                    f"`generator` holds draws for {len(generator)} rows, but `{rows}` has {count}: "
+                    "index both alike, or give a torch.Generator."
                 )
             return generator
         check_generator(generator)
         device = "cpu" if generator is None else generator.device
         seeds = torch.randint(2**63 - 1, (count,), generator=generator, device=device)
-        return cls(map(Row, seeds.tolist()))
+        return cls(map(Stream, seeds.tolist()))
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.streams)
 
     def __getitem__(self, chosen: slice | Tensor) -> Self:
-        """Return the draws of a slice of the rows, or of those with the given indices."""
+        """Return the draws of some rows: a slice, or a tensor of indices."""
         if isinstance(chosen, slice):
-            return type(self)(self.rows[chosen])
-        return type(self)(self.rows[index] for index in chosen.tolist())
+            return type(self)(self.streams[chosen])
+        return type(self)(self.streams[index] for index in chosen.tolist())
 
     def rand(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        """Draw numbers between 0 and 1, uniformly: `(rows, *shape)`, on the CPU."""
+        """Draw uniform numbers between 0 and 1, of shape `(rows, *shape)`, on the CPU."""
         drawn = torch.empty(len(self), *shape, dtype=dtype, device="cpu")
-        for row, numbers in zip(self.rows, drawn, strict=True):
-            numbers.uniform_(generator=row.generator)
+        for stream, numbers in zip(self.streams, drawn, strict=True):
+            numbers.uniform_(generator=stream.generator)
         return drawn
 
     def randn(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        """Draw numbers of mean 0 and variance 1, normally distributed, as `rand` does."""
+        """Draw normal numbers of mean 0 and variance 1, of shape `(rows, *shape)`, on the CPU."""
         drawn = torch.empty(len(self), *shape, dtype=dtype, device="cpu")
-        for row, numbers in zip(self.rows, drawn, strict=True):
-            numbers.normal_(generator=row.generator)
+        for stream, numbers in zip(self.streams, drawn, strict=True):
+            numbers.normal_(generator=stream.generator)
         return drawn

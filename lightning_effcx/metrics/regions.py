@@ -200,7 +200,7 @@ def _estimated(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Estimate the regions of each path, and its knots at each site."""
     _check(budget, share)
-    draws = Draws.of(len(path), generator)
+    draws = Draws.of(len(path), generator, rows="path")
     first, second = draws.rand(2, dtype=torch.float64).to(path.device).unbind(1)
     windows = 1 if budget is None else _WINDOWS
 

@@ -79,12 +79,18 @@ def test_no_rows_draw_nothing():
 def test_what_draws_nothing_makes_no_generators():
     rows = draws()
     rows[2:4].rand()
-    assert ["generator" in vars(row) for row in rows.rows] == [False] * 2 + [True] * 2 + [False] * 3
+    assert ["generator" in vars(stream) for stream in rows.streams] == [False] * 2 + [True] * 2 + [
+        False
+    ] * 3
 
 
 def test_draws_are_taken_as_they_are_where_a_generator_would_do():
     given = draws()
     assert Draws.of(7, given) is given
-    message = r"^the draws are of 7 rows, expected those of 3: take the same part of both, or give "
+    message = (
+        r"^`generator` holds draws for 7 rows, but `x` has 3: index both alike, or give a torch"
+    )
     with pytest.raises(ValueError, match=message):
         Draws.of(3, given)
+    with pytest.raises(ValueError, match="rows, but `path` has 3: index both alike"):
+        Draws.of(3, given, rows="path")
