@@ -17,7 +17,7 @@ def test_missing_matplotlib_names_the_extra(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without_matplotlib)
     monkeypatch.delitem(sys.modules, "lightning_effcx.plotting")
-    message = r"^Plots need matplotlib, which `pip install 'lightning-effcx\[plot\]'` brings\.$"
+    message = r"^Plots need matplotlib\. Install it with `pip install 'lightning-effcx\[plot\]'`\.$"
     with pytest.raises(ImportError, match=message):
         importlib.import_module("lightning_effcx.plotting")
 
