@@ -29,7 +29,7 @@ from lightning_effcx.metrics.shallow_student import (
 from lightning_effcx.network import Network
 from lightning_effcx.studies.mimic_data import Lesson, Samples, module_of, parameters_of
 from lightning_effcx.studies.mimic_result import Mimicry, MimicStudy
-from lightning_effcx.studies.runner.determinism import Conditions
+from lightning_effcx.studies.runner.determinism import TorchSettings
 from lightning_effcx.studies.runner.executor import run_jobs
 from lightning_effcx.studies.runner.jobs import Job, Row
 from lightning_effcx.studies.runner.results import Study, conclude
@@ -85,7 +85,7 @@ def mimic(  # noqa: PLR0913 all by name
     """
     sizes = sorted(set(students))
     _check(sizes, bottleneck, activation, tolerance, steps)
-    with Conditions.here().seeded(seed):
+    with TorchSettings.current().seeded(seed):
         lesson = Lesson.of(network, dataset, held_out, seed, labelled=labels)
     arguments = {
         "bottleneck": bottleneck,

@@ -1,35 +1,37 @@
-"""Conditions: all that the numbers of a training depend on besides its job.
+"""Determinism: a job trains under the same settings and seeds in whichever process it runs.
 
-Whichever process or thread trains, and whatever it trained before, the conditions are the same: so
-are the numbers.
+Random states and the settings of torch belong to a process. So of the threads of a process only one
+trains at a time, and all states are restored after each training.
+
+Not covered: another thread of the process that draws from a global generator while a job trains.
+The threads of a dask worker draw from Python's `random` now and then. A training that uses `random`
+may therefore differ there; one that draws from torch or numpy does not.
 """
 
 import random
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
 
 from lightning_effcx.network import random_states_kept
 
-# Random states and switches belong to a process: of its threads, one trains at a time.
-_TRAINING = threading.RLock()
+_TRAINING = threading.RLock()  # held by the thread that trains
 
 
 @dataclass(frozen=True)
-class Conditions:
-    """The switches of torch under which all jobs of a study train.
+class TorchSettings:
+    """The settings of torch under which all jobs of a study train.
 
     Args:
-        threads: Of torch, in each training: sums depend on how they are split.
+        threads: How many threads torch uses. The last digits of sums depend on it.
         dtype: The default precision.
-        deterministic: Whether algorithms that are not deterministic are avoided,
-        warn_only: and whether those that have no substitute only warn.
+        deterministic: Whether torch avoids algorithms that are not deterministic.
+        warn_only: Whether torch only warns where there is no deterministic algorithm.
     """
 
     threads: int
@@ -38,8 +40,8 @@ class Conditions:
     warn_only: bool
 
     @classmethod
-    def here(cls, threads: int | None = None) -> Self:
-        """Return those of this process, with as many threads as it has or as given."""
+    def current(cls, threads: int | None = None) -> Self:
+        """Return the settings of this process, but with `threads` threads if given."""
         return cls(
             torch.get_num_threads() if threads is None else threads,
             torch.get_default_dtype(),
@@ -49,7 +51,7 @@ class Conditions:
 
     @contextmanager
     def seeded(self, seed: int) -> Iterator[None]:
-        """Train under these conditions, with everything random seeded; then restore all."""
+        """Apply these settings and seed all global generators inside; restore both afterwards."""
         used = torch.cuda.is_initialized()
         devices = [torch.device("cuda", i) for i in range(torch.cuda.device_count() if used else 0)]
         with (
@@ -57,53 +59,20 @@ class Conditions:
             random_states_kept(devices),
             torch.inference_mode(False),
             torch.enable_grad(),
-            _undisturbed(),
         ):
-            before = self.here()
+            before = self.current()
             try:
-                self._set()
+                self.apply()
                 random.seed(seed)
                 np.random.seed(seed)  # noqa: NPY002 the global state is what trainings draw from
                 torch.manual_seed(seed)
                 yield
             finally:
-                before._set()  # noqa: SLF001
+                before.apply()
 
-    def _set(self) -> None:
+    def apply(self) -> None:
+        """Give this process these settings."""
         torch.set_num_threads(self.threads)
         torch.set_default_dtype(self.dtype)
-        if self != self.here():
+        if self != self.current():  # the call imports a large part of torch
             torch.use_deterministic_algorithms(self.deterministic, warn_only=self.warn_only)
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Let other threads draw from another generator than Python's global one, which trains.
-
-    Those of a dask worker do draw meanwhile: to tell how large a collection is they sample it.
-    """
-    me, other = threading.get_ident(), random.Random()  # noqa: S311 no secrets
-    methods = {
-        name: method
-        for name in random.__all__
-        if isinstance(getattr(method := getattr(random, name), "__self__", None), random.Random)
-    }
-
-    def divided(name: str, own: Callable[..., Any]) -> Callable[..., Any]:
-        others = getattr(other, name)
-
-        def draw(*args: Any, **kwargs: Any) -> Any:
-            return (own if threading.get_ident() == me else others)(*args, **kwargs)
-
-        draw.__module__, draw.__qualname__ = random.__name__, name  # by which it is pickled
-        return draw
-
-    try:
-        for name, method in methods.items():
-            setattr(random, name, divided(name, method))
-        if threading.active_count() > 1:
-            time.sleep(0.01)  # calls that are under way end
-        yield
-    finally:
-        for name, method in methods.items():
-            setattr(random, name, method)

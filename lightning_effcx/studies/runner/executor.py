@@ -20,7 +20,7 @@ from threading import Thread
 from time import perf_counter
 from typing import Any, SupportsFloat, TypeAlias
 
-from lightning_effcx.studies.runner.determinism import Conditions
+from lightning_effcx.studies.runner.determinism import TorchSettings
 from lightning_effcx.studies.runner.jobs import Job, Row
 from lightning_effcx.studies.runner.progress import progressing
 from lightning_effcx.studies.runner.results import Study, recorded
@@ -81,7 +81,7 @@ def run_jobs(  # noqa: PLR0913 all by name
     if isinstance(executor, ProcessPoolExecutor):
         _check_picklable(work)
         train = _train_for_parent
-    run = partial(train, work, Conditions.here(threads))
+    run = partial(train, work, TorchSettings.current(threads))
     folder = None if folder is None else Path(folder)
     with recorded(folder, study or Study()) as records:
         lacking = records.lacking(jobs)
@@ -118,12 +118,12 @@ def _check_picklable(work: Work) -> None:
         ) from error
 
 
-def _train(work: Work, conditions: Conditions, job: Job) -> Row:
+def _train(work: Work, settings: TorchSettings, job: Job) -> Row:
     """Run one job, in whichever process this is."""
     start = perf_counter()
     values: dict[str, float] = {}
     error = ""
-    with conditions.seeded(job.seed):
+    with settings.seeded(job.seed):
         try:
             values = _numbers(deepcopy(work)(deepcopy(job)))
         except Exception as failure:  # noqa: BLE001 the row tells
@@ -131,10 +131,10 @@ def _train(work: Work, conditions: Conditions, job: Job) -> Row:
     return Row(job, values, error, perf_counter() - start)
 
 
-def _train_for_parent(work: Work, conditions: Conditions, job: Job) -> Row:
+def _train_for_parent(work: Work, settings: TorchSettings, job: Job) -> Row:
     """Run one job in a process of a pool, as long as there is who takes the row."""
     _end_with_parent()
-    return _train(work, conditions, job)
+    return _train(work, settings, job)
 
 
 @cache
