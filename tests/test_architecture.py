@@ -2,9 +2,12 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
+import tomllib
 from graphlib import TopologicalSorter
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -47,6 +50,29 @@ def floor(room: str) -> int:
 def distributions(file: Path) -> set[str]:
     """Whose modules a file imports."""
     return {name.partition(".")[0] for name in imports(file)} - {"lightning_effcx"}
+
+
+def canonical(requirement: str) -> str:
+    """Return the name in a requirement, as package indexes compare names."""
+    name = re.match(r"[\w.-]+", requirement)
+    assert name
+    return re.sub(r"[-_.]+", "-", name.group()).lower()
+
+
+def test_every_imported_distribution_is_declared_and_every_declared_one_imported():
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
+    declared = {canonical(each) for each in project["dependencies"]}
+    optional = {canonical(each) for each in project["optional-dependencies"]["plot"]}
+    # The second package of Lightning: it is imported where it is installed.
+    optional.add("lightning")
+    names = set().union(*(distributions(file) for file in MODULES.values()))
+    homes = packages_distributions()
+    found = set()
+    for name in names - set(sys.stdlib_module_names):
+        home = {canonical(each) for each in homes[name]} & (declared | optional)
+        assert home, f"{name} is imported, but pyproject.toml does not declare its distribution"
+        found |= home
+    assert declared - found == set()
 
 
 def test_the_house_has_at_most_16_rooms_and_40_arrows():
