@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_effcx.compare.runs import HParam
-from lightning_effcx.compare.tables import Cell, Comparison, Row
+from lightning_effcx.compare.tables import ComparisonCell, Comparison, ComparisonRow
 
 MARK = "*"
 """Behind a value that is not of the same step as others of its column."""
@@ -92,7 +92,7 @@ def as_json(comparison: Comparison) -> str:
     return json.dumps(groups, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _steps(cell: Cell) -> dict[str, Any]:
+def _steps(cell: ComparisonCell) -> dict[str, Any]:
     return {"steps": list(cell.steps), "left_out": dict(cell.left_out)}
 
 
@@ -141,7 +141,7 @@ def _names(comparison: Comparison) -> list[str]:
     return ["runs", *(column.name for column in comparison.columns)]
 
 
-def _values(comparison: Comparison, row: Row) -> list[str]:
+def _values(comparison: Comparison, row: ComparisonRow) -> list[str]:
     shown = [
         _shown(cell) + MARK * comparison.is_uneven(name, cell) for name, cell in row.cells.items()
     ]
@@ -169,7 +169,7 @@ def _widths(room: int, needed: list[int], wanted: list[int]) -> list[int] | None
     return None
 
 
-def _shown(cell: Cell) -> str:
+def _shown(cell: ComparisonCell) -> str:
     """Write the mean as precisely as its spread justifies, and that with two digits."""
     if cell.mean is None:
         return ""

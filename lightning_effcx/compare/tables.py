@@ -52,7 +52,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Cell:
+class ComparisonCell:
     """Mean over the `n` runs whose values count, and their spread if they are several.
 
     `at_least` tells that the mean is but a lower bound, because a value is; `steps`, at which steps
@@ -69,18 +69,18 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """One group, with a cell for every column by name."""
 
     group: Group
-    cells: dict[str, Cell]
+    cells: dict[str, ComparisonCell]
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Groups of runs side by side."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[ComparisonRow, ...]
     columns: tuple[Column, ...]
 
     @property
@@ -88,7 +88,7 @@ class Comparison:
         """Whether any group has several runs."""
         return any(len(row.group.runs) > 1 for row in self.rows)
 
-    def is_uneven(self, name: str, cell: Cell) -> bool:
+    def is_uneven(self, name: str, cell: ComparisonCell) -> bool:
         """Whether the values of a column that a cell is of are not all of the latest step."""
         latest = max((row.cells[name].steps[1] for row in self.rows), default=0)
         return cell.n > 0 and (bool(cell.left_out) or cell.steps != (latest, latest))
@@ -129,7 +129,7 @@ def compare_runs(
     """
     columns = _matching(runs, metrics) if metrics else _usual(runs)
     rows = [
-        Row(group, {column.name: _cell(column, group) for column in columns})
+        ComparisonRow(group, {column.name: _cell(column, group) for column in columns})
         for group in group_runs(runs)
     ]
     return Comparison(tuple(rows if sort is None else _sorted(rows, columns, sort)), columns)
@@ -221,15 +221,15 @@ def _summary(column: Column) -> str:
     return f"{column.tag.rpartition('/')[0]}/*" if tag and tag.grain == "site" else column.name
 
 
-def _cell(column: Column, group: Group) -> Cell:
+def _cell(column: Column, group: Group) -> ComparisonCell:
     finals = [(run, value) for run in group.runs if (value := column.final(run)) is not None]
     if not finals:
-        return Cell(None, None, 0)
+        return ComparisonCell(None, None, 0)
     latest = max(column.step(run) for run, _ in finals)
     counted = [(run, value) for run, value in finals if 2 * column.step(run) >= latest]
     values = [value for _, value in counted]
     bounded = any(column.at_least(run) for run, _ in counted)
-    return Cell(
+    return ComparisonCell(
         mean_of(values),
         None if bounded else spread_of(values),
         len(values),
@@ -252,7 +252,9 @@ def spread_of(values: Sequence[float]) -> float | None:
     return math.sqrt(sum((value - mean) * (value - mean) for value in values) / (len(values) - 1))
 
 
-def _sorted(rows: list[Row], columns: tuple[Column, ...], sort: str) -> list[Row]:
+def _sorted(
+    rows: list[ComparisonRow], columns: tuple[Column, ...], sort: str
+) -> list[ComparisonRow]:
     asked = sort.removeprefix("-")
     found = _named(columns, partial(eq, asked))
     if not found:
@@ -261,7 +263,7 @@ def _sorted(rows: list[Row], columns: tuple[Column, ...], sort: str) -> list[Row
     name = found[0].name
     sign = -1 if sort.startswith("-") else 1
 
-    def key(row: Row) -> tuple[bool, float]:
+    def key(row: ComparisonRow) -> tuple[bool, float]:
         mean = row.cells[name].mean
         missing = mean is None or math.isnan(mean)
         return missing, 0.0 if mean is None or missing else sign * mean

@@ -23,7 +23,7 @@ from lightning_effcx.reading import open_regular, visible
 from lightning_effcx.studies.runner.digests import digest_of
 from lightning_effcx.targets import decisions
 
-Samples: TypeAlias = Dataset[Any] | tuple[Tensor, ...]
+Examples: TypeAlias = Dataset[Any] | tuple[Tensor, ...]
 """A dataset of `(x, y)`, or of x alone, or tensors of all of them."""
 
 _BATCH = 256  # samples that the teacher is given at once
@@ -51,8 +51,8 @@ class Lesson:
     def of(
         cls,
         network: Network,
-        dataset: Samples,
-        held_out: float | Samples,
+        dataset: Examples,
+        held_out: float | Examples,
         seed: int,
         *,
         labelled: bool,
@@ -141,7 +141,7 @@ class Lesson:
         return {name: value for name, value in figures.items() if value is not None}
 
 
-def _taught(network: Network, data: Samples, *, labelled: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _taught(network: Network, data: Examples, *, labelled: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return samples, the teacher's logits in float64, and classes if asked for."""
     dataset = TensorDataset(*data) if isinstance(data, tuple) else data
     device = next((p.device for p in module_of(network).parameters()), torch.device("cpu"))

@@ -27,7 +27,7 @@ from lightning_effcx.metrics.shallow_student import (
     fit_outputs,
 )
 from lightning_effcx.network import Network
-from lightning_effcx.studies.mimic_data import Lesson, Samples, module_of, parameters_of
+from lightning_effcx.studies.mimic_data import Lesson, Examples, module_of, parameters_of
 from lightning_effcx.studies.mimic_result import Mimicry, MimicStudy
 from lightning_effcx.studies.runner.determinism import TorchSettings
 from lightning_effcx.studies.runner.executor import run_jobs
@@ -39,14 +39,14 @@ _ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "linear": None}
 
 def mimic(  # noqa: PLR0913 all by name
     network: Network,
-    dataset: Samples,
+    dataset: Examples,
     *,
     students: Sequence[int] = (8, 16, 32, 64, 128, 256),
     bottleneck: int | None = None,
     activation: str = "relu",
     tolerance: float = 0.05,
     steps: int = 500,
-    held_out: float | Samples = 0.25,
+    held_out: float | Examples = 0.25,
     labels: bool = True,
     executor: Executor | None = None,
     seed: int = 0,
@@ -61,7 +61,7 @@ def mimic(  # noqa: PLR0913 all by name
 
     Args:
         network: The teacher, maps `(n, ...)` to logits `(n, k)`.
-        dataset: Samples `(x, y)` with classes y, or x alone if `labels` is false. Where the
+        dataset: Examples `(x, y)` with classes y, or x alone if `labels` is false. Where the
             accuracies are to be fair, the teacher has not seen those that are held out.
         students: How many hidden units they have.
         bottleneck: Width of a linear layer before these, as in `ShallowStudent`.

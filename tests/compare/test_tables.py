@@ -4,7 +4,7 @@ import pytest
 from event_files import made, write_finals
 
 from lightning_effcx.compare import compare_runs, load_runs
-from lightning_effcx.compare.tables import Cell
+from lightning_effcx.compare.tables import ComparisonCell
 
 
 def names(comparison):
@@ -24,9 +24,9 @@ def test_a_cell_is_mean_and_sample_deviation_of_the_runs_that_have_a_value():
     runs = [made(path, {"effcx/jacobian_norm": value}) for path, value in values.items()]
     runs += [made("a/seed_3"), made("c")]
     assert cells(compare_runs(runs), "jacobian_norm") == {
-        "a": Cell(3.0, math.sqrt(7.0), 3),  # ((1-3)² + (2-3)² + (6-3)²) / 2
-        "b": Cell(5.0, None, 1),
-        "c": Cell(None, None, 0),
+        "a": ComparisonCell(3.0, math.sqrt(7.0), 3),  # ((1-3)² + (2-3)² + (6-3)²) / 2
+        "b": ComparisonCell(5.0, None, 1),
+        "c": ComparisonCell(None, None, 0),
     }
 
 
@@ -75,13 +75,16 @@ def test_other_names_are_not_taken_for_validation(tag):
 def test_the_gap_is_of_accuracies_where_both_are_logged():
     finals = {"train_acc_epoch": 0.75, "val_acc": 0.5, "train_loss": 1.0, "val_loss": 3.0}
     comparison = compare_runs([made("a", finals)])
-    assert cells(comparison, "gap (accuracy)") == {"a": Cell(0.25, None, 1)}
+    assert cells(comparison, "gap (accuracy)") == {"a": ComparisonCell(0.25, None, 1)}
 
 
 def test_the_gap_is_of_losses_otherwise_and_also_positive_when_overfitting():
     finals = {"train/loss": 1.0, "val/loss": 3.0, "val_acc": 0.5}
     comparison = compare_runs([made("a", finals), made("b", {"val/loss": 3.0})])
-    assert cells(comparison, "gap (loss)") == {"a": Cell(2.0, None, 1), "b": Cell(None, None, 0)}
+    assert cells(comparison, "gap (loss)") == {
+        "a": ComparisonCell(2.0, None, 1),
+        "b": ComparisonCell(None, None, 0),
+    }
 
 
 def test_patterns_choose_columns_in_their_order():
@@ -178,6 +181,6 @@ def test_runs_from_disk_compare(tmp_path):
             finals = {"effcx/jacobian_norm": value + seed}
             write_finals(folder, finals, regularizer=regularizer, seed=seed)
     assert cells(compare_runs(load_runs(tmp_path)), "jacobian_norm") == {
-        "regularizer=l2": Cell(1.5, math.sqrt(0.5), 2),
-        "regularizer=none": Cell(5.5, math.sqrt(0.5), 2),
+        "regularizer=l2": ComparisonCell(1.5, math.sqrt(0.5), 2),
+        "regularizer=none": ComparisonCell(5.5, math.sqrt(0.5), 2),
     }
