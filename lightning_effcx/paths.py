@@ -5,12 +5,14 @@ metric keeps: they choose points among the samples and draw the paths, in the sa
 """
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
+from typing_extensions import override
 
 from lightning_effcx.options import check_count, check_number, check_word, refusal
 from lightning_effcx.targets import classes_of
@@ -140,13 +142,16 @@ def check_generator(given: Any) -> None:
 
 @runtime_checkable
 class Paths(Protocol):
-    """How a metric draws its paths; anything callable like this, with a name, will do."""
+    """How a metric draws its paths. Any callable with this signature and a name will do."""
 
     @property
+    @abstractmethod
     def name(self) -> str:
-        """What the paths are, in the metric's tag: letters, digits and underscores."""
+        """The name of the paths in the metric's tag: letters, digits and underscores."""
 
-    # Any, because LightningCLI takes what returns a class to be a way of making an instance.
+    # The return type is Any, because LightningCLI takes a callable that returns a class for a way
+    # to make an instance of that class.
+    @abstractmethod
     def __call__(self, x: Tensor, y: Tensor | None, generator: Generator) -> Any:
         """Draw paths, a tensor `(s, p, ...)`, through the samples `x` with targets `y`."""
 
@@ -179,19 +184,19 @@ Between: TypeAlias = Literal["any", "same", "different"]
 
 
 @dataclass(frozen=True)
-class Segment:
-    """Segments between pairs of samples.
+class _PathsOfPairs(Paths):
+    """Abstract: paths that each lead from one sample to another.
 
     Args:
         between: Pairs of `any` two samples, of the `same` class, or of `different` classes.
-        count: How many paths; fewer where there are no more pairs.
-        points: Vertices of each.
+        count: How many paths. There are fewer if the samples have fewer pairs.
+        points: How many vertices each path has.
     """
 
     between: Between = "any"
     count: int = 32
     points: int = 64
-    stem: ClassVar[str] = "segment"
+    shape: ClassVar[str]
 
     def __post_init__(self) -> None:
         check_word("between", self.between, *get_args(Between))
@@ -199,18 +204,44 @@ class Segment:
         check_count("points", self.points, least=2)
 
     @property
+    @override
     def name(self) -> str:
-        """What the paths are, in the metric's tag."""
-        return self.stem if self.between == "any" else f"{self.stem}_{self.between}"
+        return self.shape if self.between == "any" else f"{self.shape}_{self.between}"
 
+    @override
     def __call__(self, x: Tensor, y: Tensor | None, generator: Generator) -> Tensor:
-        """Draw segments between pairs of samples."""
-        return segment(*_chosen(x, y, self, generator), points=self.points)
+        if self.between == "any":
+            classes, same = torch.arange(len(x)), False
+        else:
+            classes, same = classes_of(y), self.between == "same"
+        index = pairs(classes, self.count, same=same, generator=generator).to(x.device)
+        return self._join(x[index[:, 0]], x[index[:, 1]])
+
+    @abstractmethod
+    def _join(self, a: Tensor, b: Tensor) -> Tensor:
+        """Draw the paths from `a` to `b`."""
 
 
 @dataclass(frozen=True)
-class Arc(Segment):
-    """Arcs that start at a sample and reach another after a quarter turn.
+class Segment(_PathsOfPairs):
+    """Segments between pairs of samples.
+
+    Args:
+        between: Pairs of `any` two samples, of the `same` class, or of `different` classes.
+        count: How many paths. There are fewer if the samples have fewer pairs.
+        points: How many vertices each path has.
+    """
+
+    shape: ClassVar[str] = "segment"
+
+    @override
+    def _join(self, a: Tensor, b: Tensor) -> Tensor:
+        return segment(a, b, points=self.points)
+
+
+@dataclass(frozen=True)
+class Arc(_PathsOfPairs):
+    """Arcs that start at one sample and reach another after a quarter turn.
 
     Args:
         between: As in `Segment`.
@@ -220,24 +251,25 @@ class Arc(Segment):
     """
 
     turn: float = 0.25
-    stem: ClassVar[str] = "arc"
+    shape: ClassVar[str] = "arc"
 
+    @override
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_turn(self.turn)
 
-    def __call__(self, x: Tensor, y: Tensor | None, generator: Generator) -> Tensor:
-        """Draw arcs through pairs of samples."""
-        return arc(*_chosen(x, y, self, generator), points=self.points, turn=self.turn)
+    @override
+    def _join(self, a: Tensor, b: Tensor) -> Tensor:
+        return arc(a, b, points=self.points, turn=self.turn)
 
 
 @dataclass(frozen=True)
-class Ellipse:
+class Ellipse(Paths):
     """Closed ellipses through three samples.
 
     Args:
         count: How many paths.
-        points: Vertices of each, the last being the first again.
+        points: How many vertices each path has. The last is the first again.
     """
 
     count: int = 32
@@ -248,17 +280,19 @@ class Ellipse:
         check_count("count", self.count)
         check_count("points", self.points, least=4)
 
+    @override
     def __call__(self, x: Tensor, y: Tensor | None, generator: Generator) -> Tensor:
-        """Draw ellipses through three different samples each."""
-        del y
         if len(x) < 3:  # noqa: PLR2004 a, b and c
-            raise ValueError(f"an ellipse passes through three samples, but there are {len(x)}.")
+            raise ValueError(
+                f"an ellipse passes through three samples, but there are {len(x)}: "
+                "use more samples, or Segment()."
+            )
         order = torch.rand(self.count, len(x), generator=generator).argsort(1).to(x.device)
         return ellipse(*(x[order[:, i]] for i in range(3)), points=self.points)
 
 
 @dataclass(frozen=True)
-class Translation:
+class Translation(Paths):
     """Horizontal translations of the first samples, which are images.
 
     Args:
@@ -274,9 +308,8 @@ class Translation:
         check_count("count", self.count)
         check_count("steps", self.steps)
 
+    @override
     def __call__(self, x: Tensor, y: Tensor | None, generator: Generator) -> Tensor:
-        """Translate each image once around."""
-        del y, generator
         if x.dim() < 3:  # noqa: PLR2004 samples, height, width
             raise ValueError(
                 f"a translation moves images (n, ..., height, width), got {tuple(x.shape)}: "
@@ -286,7 +319,7 @@ class Translation:
 
 
 @dataclass(frozen=True)
-class OriginLine:
+class OriginLine(Paths):
     """Lines through the origin and each of the first samples.
 
     Args:
@@ -302,22 +335,9 @@ class OriginLine:
         check_count("count", self.count)
         check_count("decades", self.decades, least=0)
 
+    @override
     def __call__(self, x: Tensor, y: Tensor | None, generator: Generator) -> Tensor:
-        """Draw the line through the origin and each sample."""
-        del y, generator
         return origin_line(x[: self.count], decades=self.decades)
-
-
-def _chosen(
-    x: Tensor, y: Tensor | None, paths: Segment, generator: Generator
-) -> tuple[Tensor, Tensor]:
-    """Return the samples at which the paths start, and those to which they go."""
-    if paths.between == "any":
-        classes, same = torch.arange(len(x)), False
-    else:
-        classes, same = classes_of(y), paths.between == "same"
-    index = pairs(classes, paths.count, same=same, generator=generator).to(x.device)
-    return x[index[:, 0]], x[index[:, 1]]
 
 
 def _along(like: Tensor, points: int) -> Tensor:

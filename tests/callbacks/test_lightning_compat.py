@@ -370,7 +370,7 @@ def arguments(kind: type) -> dict[str, Any]:
             found |= {
                 name: parameter.default
                 for name, parameter in inspect.signature(base).parameters.items()
-                if parameter.kind is not parameter.VAR_KEYWORD
+                if parameter.kind not in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}
             }
     return found
 
