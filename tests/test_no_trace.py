@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import ARCHITECTURES
 from concrete_metrics import CONCRETE
 from networks import ZOO, specimen
 from stateful_networks import FORBIDDEN, STATES, STRUCTURES
 from torch import Tensor, nn
 from traces import FailedError, FailsAt, Trace, modules_of
+from user_architectures import ARCHITECTURES
 
 from lightning_effcx import functional, metrics
 from lightning_effcx.network.observe import observing

@@ -5,20 +5,11 @@ from functools import cache
 
 import pytest
 import torch
-from architectures import (
-    ARCHITECTURES,
-    SAMPLES,
-    Architecture,
-    Training,
-    Witness,
-    host,
-    main,
-    metrics,
-    train,
-    values,
-    watch,
-)
+from architectures import main
+from support_matrix import GALLERY, matrix, shown
 from torch import Tensor
+from user_architectures import ARCHITECTURES, NETWORKS, Architecture
+from watched_trainings import SAMPLES, Training, Witness, host, metrics, train, values, watch
 
 from lightning_effcx.callbacks import ComplexityMonitor
 
@@ -176,7 +167,12 @@ def test_weights_alone_give_the_same_values_under_inference_mode(name, watched, 
     assert values(monitor) == pytest.approx(trained.values, rel=1e-5)
 
 
-# --- the table
+# --- the tables
+
+
+def test_the_gallery_shows_the_matrix_that_is_found(watched):
+    """Run `python tests/support/architectures.py --write` where this fails for a good reason."""
+    assert shown(GALLERY.read_text()) == matrix({name: watched(name) for name in NETWORKS})
 
 
 def test_the_table_shows_values_and_the_reasons_below(capsys):
