@@ -182,7 +182,9 @@ def test_a_path_needs_vertices():
 
 def test_paths_say_what_samples_they_need():
     x = torch.randn(2, 3)
-    with pytest.raises(ValueError, match=r"three samples, but there are 2: use more samples, or Segment\(\)\.$"):
+    with pytest.raises(
+        ValueError, match=r"three samples, but there are 2: use more samples, or Segment\(\)\.$"
+    ):
         Ellipse()(x, None, generator())
     with pytest.raises(ValueError, match=r"moves images .* got \(2, 3\): use Segment"):
         Translation()(x, None, generator())

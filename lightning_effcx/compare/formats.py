@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_effcx.compare.runs import HParam
-from lightning_effcx.compare.tables import ComparisonCell, Comparison, ComparisonRow
+from lightning_effcx.compare.tables import Comparison, ComparisonCell, ComparisonRow
 
 MARK = "*"
 """Behind a value that is not of the same step as others of its column."""

@@ -27,7 +27,7 @@ from lightning_effcx.metrics.shallow_student import (
     fit_outputs,
 )
 from lightning_effcx.network import Network
-from lightning_effcx.studies.mimic_data import Lesson, Examples, module_of, parameters_of
+from lightning_effcx.studies.mimic_data import Examples, Lesson, module_of, parameters_of
 from lightning_effcx.studies.mimic_result import Mimicry, MimicStudy
 from lightning_effcx.studies.runner.determinism import TorchSettings
 from lightning_effcx.studies.runner.executor import run_jobs
