@@ -1,14 +1,18 @@
-"""The standard set: what the monitor measures by default of which network.
+"""The default set: the measures that the monitor takes if it is given none, as one table.
 
-It is to take less than a tenth of the time of a small training. So there are few paths, and of
-large networks less is measured, or estimated from a sample, as the names say then.
+The default set should take less than a tenth of the time of a small training. So it draws few
+paths. Of a large network it measures less, or estimates from a sample; the metric's name then says
+so.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_effcx.callbacks.facts import Facts, find_facts
 from lightning_effcx.callbacks.measuring import named
 from lightning_effcx.metrics import (
     FisherRaoNorm,
@@ -19,142 +23,203 @@ from lightning_effcx.metrics import (
     TrajectoryLength,
     Transitions,
 )
-from lightning_effcx.metrics.capacity import region_capacity
 from lightning_effcx.network import Network
 from lightning_effcx.paths import OriginLine, Segment
-from lightning_effcx.piecewise import check_piecewise_linear
-from lightning_effcx.targets import are_classes
-from lightning_effcx.tracing import as_one, find_sites
 
-_SAMPLED = Segment(count=4, points=32)
-_EXACT = 3
-_LINES = 2  # about as many knots each as the network has units
-_MANY_OUTPUTS = 128
-_DIRECTIONS = 16
-_MANY_UNITS = 512
-_KNOTS = 32  # at most about as many are looked for on a segment
+_DIRECTIONS = 16  # random directions of many outputs
+_KNOTS = 32  # about as many are looked for on an estimated segment, at most
 
 
-class Suited(NamedTuple):
-    """Metrics that suit a network, by name."""
+Make: TypeAlias = Callable[[Facts, int], Metric]
+"""Makes a metric for a network, with a seed."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What becomes of a measure when a network is too large for it.
+
+    Attributes:
+        size: What is counted of the network.
+        most: The largest size at which nothing is cut.
+        metrics: What is measured instead.
+        note: What the user is told, with a place for the size.
+    """
+
+    size: Callable[[Facts], int]
+    most: int
+    metrics: tuple[Make, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Default:
+    """A measure of the default set.
+
+    Attributes:
+        metric: Makes the metric.
+        suits: Tells which networks are measured.
+        cut: What becomes of it when the network is large.
+        note: What the user is told about it.
+    """
+
+    metric: Make
+    suits: Callable[[Facts], bool]
+    cut: Cut | None = None
+    note: Callable[[Facts], str] | None = None
+
+
+_OUTPUTS_CUT = Cut(
+    size=lambda facts: facts.outputs,
+    most=128,
+    metrics=(lambda _, seed: JacobianNorm("outputs", _DIRECTIONS, seed=seed),),
+    note=f"there are {{size}} outputs, so jacobian_norm takes {_DIRECTIONS} random directions of "
+    "them: JacobianNorm() takes all, but needs more time.",
+)
+_KINKS_CUT = Cut(size=lambda facts: facts.kinked_units or 0, most=512)
+_CURVES_CUT = Cut(
+    size=lambda facts: facts.curved_units,
+    most=512,
+    note="there are {size} units, so lann_complexity is left out: LANNComplexity() measures it, "
+    "but needs more time.",
+)
+
+DEFAULTS = (
+    Default(
+        lambda _, seed: JacobianNorm("both", seed=seed),
+        suits=lambda facts: facts.has_classes,
+        cut=replace(
+            _OUTPUTS_CUT,
+            metrics=(
+                *_OUTPUTS_CUT.metrics,
+                lambda _, seed: JacobianNorm("probabilities", _DIRECTIONS, seed=seed),
+            ),
+        ),
+    ),
+    Default(
+        lambda _, seed: JacobianNorm("outputs", seed=seed),
+        suits=lambda facts: not facts.has_classes,
+        cut=_OUTPUTS_CUT,
+    ),
+    Default(
+        lambda _, seed: FisherRaoNorm(seed=seed),
+        suits=lambda facts: facts.has_classes,
+        note=lambda _: "the targets are classes, so the outputs are taken for logits.",
+    ),
+    Default(
+        lambda _, seed: FisherRaoNorm("gaussian", seed=seed),
+        suits=lambda facts: not facts.has_classes,
+        note=lambda facts: (
+            ("there is a single output" if facts.outputs == 1 else "the targets are no classes")
+            + ", so the outputs are taken for the mean of a Gaussian in fisher_rao_norm, and "
+            "measures that need classes are left out."
+        ),
+    ),
+    Default(
+        lambda _, seed: Transitions(Segment(count=4, points=32), seed=seed),
+        suits=lambda _: True,
+    ),
+    Default(
+        lambda _, seed: TrajectoryLength(Segment(count=4, points=32), seed=seed),
+        suits=lambda _: True,
+    ),
+    Default(
+        lambda _, seed: LinearRegions(Segment("same", count=3, points=2), seed=seed),
+        suits=lambda facts: facts.is_piecewise_linear and facts.has_classes,
+        cut=_KINKS_CUT,
+    ),
+    Default(
+        lambda _, seed: LinearRegions(Segment("different", count=3, points=2), seed=seed),
+        suits=lambda facts: facts.is_piecewise_linear and facts.has_classes,
+        cut=_KINKS_CUT,
+    ),
+    Default(
+        # A line through the origin has about as many knots as the network has units.
+        lambda _, seed: LinearRegions(OriginLine(count=2), seed=seed),
+        suits=lambda facts: facts.is_piecewise_linear,
+        cut=replace(
+            _KINKS_CUT,
+            metrics=(
+                lambda facts, seed: LinearRegions(
+                    Segment(count=4, points=2), share=_KNOTS / (facts.kinked_units or 1), seed=seed
+                ),
+            ),
+            note="there are {size} units, so linear regions are estimated: LinearRegions() counts "
+            "them, but needs more time.",
+        ),
+    ),
+    Default(
+        lambda _, seed: LinearDeviation(Segment(count=3, points=2), seed=seed),
+        suits=lambda facts: facts.is_piecewise_linear,
+        cut=_KINKS_CUT,
+    ),
+    Default(
+        lambda *_: LANNComplexity(),
+        suits=lambda facts: facts.curved_units > 0,
+        cut=_CURVES_CUT,
+    ),
+)
+
+# The default sets of these networks hold every metric of the table.
+_EXAMPLES = (
+    Facts(has_classes=True, outputs=2, kinked_units=1),
+    Facts(has_classes=True, outputs=2, kinked_units=_KINKS_CUT.most + 1),
+    Facts(has_classes=True, outputs=2, curved_units=1),
+    Facts(has_classes=True, outputs=_OUTPUTS_CUT.most + 1),
+)
+
+
+@dataclass(frozen=True)
+class DefaultSet:
+    """The metrics that suit a network.
+
+    Attributes:
+        metrics: By name.
+        notes: What they assume, and what was cut, in sentences for the user.
+        left_out: Names of the metrics that the network would get if it were piecewise linear.
+        reason: Why it is not.
+    """
 
     metrics: dict[str, Metric]
-    why: list[str]
-    """What they take for granted, in words."""
-    left_out: str
-    """Those that hold for piecewise-linear networks only, if this is none."""
-    because: str
+    notes: list[str]
+    left_out: list[str]
+    reason: str
 
 
 def candidates(seed: int) -> dict[str, Metric]:
-    """Return all metrics that are in the standard set of some network."""
-    return named(
-        [
-            JacobianNorm("both", seed=seed),
-            FisherRaoNorm(seed=seed),
-            Transitions(_SAMPLED, seed=seed),
-            TrajectoryLength(_SAMPLED, seed=seed),
-            *_counted(seed, classes=True),
-            # From here on, of some networks only.
-            _estimated(seed, _MANY_UNITS),
-            LANNComplexity(),
-            JacobianNorm("outputs", _DIRECTIONS, seed=seed),
-            JacobianNorm("probabilities", _DIRECTIONS, seed=seed),
-        ]
-    )
+    """Return all metrics that are in the default set of some network."""
+    found: dict[str, Metric] = {}
+    for facts in _EXAMPLES:
+        metrics, _ = _select(facts, seed)
+        found |= {name: metric for name, metric in metrics.items() if name not in found}
+    return found
 
 
-def suited(seed: int, network: Network, x: Tensor, y: Tensor | None, outputs: Tensor) -> Suited:
-    """Choose the metrics that suit a network, as it is at samples `x` with targets `y`."""
-    classes = y is not None and are_classes(y) and outputs.shape[1] > 1
-    metrics, why = _of_any(seed, outputs.shape[1], classes=classes)
-    exact, left_out, because = _counted(seed, classes=classes), "", ""
-    try:
-        count = _bending_units(network, x)
-    except Exception as error:  # noqa: BLE001 whatever it is, it is about the exact measures only
-        left_out, because = ", ".join(named(exact)), str(error) or type(error).__name__
-    else:
-        if count > _MANY_UNITS:
-            exact = [_estimated(seed, count)]
-            why.append(
-                f"there are {count} units, so linear regions are estimated: LinearRegions() counts "
-                "them, at its cost."
-            )
-        metrics += exact
-    try:
-        count = _curved_units(network, x)
-    except Exception:  # noqa: BLE001 what is wrong was said of the exact measures
-        count = 0
-    if count > _MANY_UNITS:
-        why.append(
-            f"there are {count} units, so lann_complexity is left out: LANNComplexity() measures "
-            "it, at its cost."
-        )
-    elif count:
-        metrics.append(LANNComplexity())
-    return Suited(named(metrics), why, left_out, because)
+def choose_metrics(
+    seed: int, network: Network, x: Tensor, y: Tensor | None, outputs: Tensor
+) -> DefaultSet:
+    """Choose the default metrics for a network, from its outputs at samples `x` with targets `y`.
+
+    Call it inside `observing`.
+    """
+    facts = find_facts(network, x, y, outputs)
+    metrics, notes = _select(facts, seed)
+    exact, _ = _select(replace(facts, kinked_units=facts.kinked_units or 0), seed)
+    left_out = [name for name in exact if name not in metrics]
+    return DefaultSet(metrics, notes, left_out, facts.error)
 
 
-def _of_any(seed: int, outputs: int, *, classes: bool) -> tuple[list[Metric], list[str]]:
-    """Return what holds for every network."""
+def _select(facts: Facts, seed: int) -> tuple[dict[str, Metric], list[str]]:
+    """Return what the table says of a network: the metrics by name, and the notes."""
     metrics: list[Metric] = []
-    directions, why = None, []
-    if outputs > _MANY_OUTPUTS:
-        directions = _DIRECTIONS
-        why.append(
-            f"there are {outputs} outputs, so jacobian_norm takes {directions} random directions "
-            "of them: JacobianNorm() takes all, at its cost."
-        )
-    if classes:
-        why.append("the targets are classes, so the outputs are taken for logits.")
-        if directions is None:
-            metrics.append(JacobianNorm("both", seed=seed))
+    notes: list[str] = []
+    for default in DEFAULTS:
+        if not default.suits(facts):
+            continue
+        cut = default.cut
+        if cut is not None and (size := cut.size(facts)) > cut.most:
+            metrics += [make(facts, seed) for make in cut.metrics]
+            notes += [cut.note.format(size=size)] if cut.note else []
         else:
-            metrics.append(JacobianNorm("outputs", directions, seed=seed))
-            metrics.append(JacobianNorm("probabilities", directions, seed=seed))
-        metrics.append(FisherRaoNorm(seed=seed))
-    else:
-        reason = "there is a single output" if outputs == 1 else "the targets are no classes"
-        why.append(
-            f"{reason}, so the outputs are taken for the mean of a Gaussian in fisher_rao_norm, "
-            "and what takes classes is left out."
-        )
-        metrics.append(JacobianNorm("outputs", directions, seed=seed))
-        metrics.append(FisherRaoNorm("gaussian", seed=seed))
-    metrics += [Transitions(_SAMPLED, seed=seed), TrajectoryLength(_SAMPLED, seed=seed)]
-    return metrics, why
-
-
-def _bending_units(network: Network, x: Tensor) -> int:
-    """Count the units of a piecewise-linear network; raise, naming the site, for others."""
-    check_piecewise_linear(network, x)
-    return region_capacity(network, x[:1]).units
-
-
-def _curved_units(network: Network, x: Tensor) -> int:
-    """Count the units of a network with curves, if beside them there is nothing but kinks."""
-    with as_one(network):
-        sites = find_sites(network, x[:2]).values()
-    kinds = {site.kind for site in sites}
-    if "curve" not in kinds or "other" in kinds:
-        return 0
-    return sum(site.z.shape[1] for site in sites)
-
-
-def _counted(seed: int, *, classes: bool) -> list[Metric]:
-    """Return what is exact, of piecewise-linear networks."""
-    between = [
-        LinearRegions(Segment("same", _EXACT, points=2), seed=seed),
-        LinearRegions(Segment("different", _EXACT, points=2), seed=seed),
-    ]
-    return [
-        *(between if classes else []),
-        LinearRegions(OriginLine(_LINES), seed=seed),
-        LinearDeviation(Segment(count=_EXACT, points=2), seed=seed),
-    ]
-
-
-def _estimated(seed: int, count: int) -> Metric:
-    # A line meets about one boundary for each unit.
-    segments = Segment(count=_SAMPLED.count, points=2)
-    return LinearRegions(segments, share=_KNOTS / count, seed=seed)
+            metrics.append(default.metric(facts, seed))
+        notes += [default.note(facts)] if default.note else []
+    return named(metrics), notes

@@ -14,7 +14,7 @@ from torchmetrics import Metric
 from typing_extensions import override
 
 from lightning_effcx.callbacks.budget import Budget
-from lightning_effcx.callbacks.defaults import candidates, suited
+from lightning_effcx.callbacks.defaults import candidates, choose_metrics
 from lightning_effcx.callbacks.distributed import gather, together
 from lightning_effcx.callbacks.guard import Guard
 from lightning_effcx.callbacks.lightning_compat import (
@@ -399,13 +399,12 @@ class ComplexityMonitor(Callback):
         """Of the standard set, take what suits network and targets, and say so."""
         first = torch.zeros(1, dtype=torch.long, device=seen.x.device)
         network = at_samples(seen.network, first)
-        self.metrics, why, left_out, because = suited(
-            self.seed, network, seen.x, seen.y, seen.outputs
-        )
-        rank_zero_info(f"effcx: {' '.join(why)}")
-        if left_out:
-            with self._guard(f"the exact measures {left_out}"):
-                raise ValueError(because)
+        found = choose_metrics(self.seed, network, seen.x, seen.y, seen.outputs)
+        self.metrics = found.metrics
+        rank_zero_info(f"effcx: {' '.join(found.notes)}")
+        if found.left_out:
+            with self._guard(f"the exact measures {', '.join(found.left_out)}"):
+                raise ValueError(found.reason)
 
     def _measure(
         self,

@@ -6,7 +6,7 @@ from networks import mlp
 from torch import nn
 from user_training import METRICS, OTHERS
 
-from lightning_effcx.callbacks.defaults import candidates, suited
+from lightning_effcx.callbacks.defaults import candidates, choose_metrics
 from lightning_effcx.network.observe import observing
 
 CLASSES, VALUES = torch.arange(6) % 3, torch.randn(6, 2)
@@ -15,13 +15,13 @@ CLASSES, VALUES = torch.arange(6) % 3, torch.randn(6, 2)
 def choose(network, y=CLASSES, features=4):
     x = torch.randn(6, features)
     with observing(network):
-        return suited(0, network, x, y, network(x))
+        return choose_metrics(0, network, x, y, network(x))
 
 
 def test_a_small_classifier_is_measured_exactly():
     found = choose(mlp(4, 8, 3))
     assert [*found.metrics] == METRICS
-    assert found.why == ["the targets are classes, so the outputs are taken for logits."]
+    assert found.notes == ["the targets are classes, so the outputs are taken for logits."]
     assert not found.left_out
 
 
@@ -42,7 +42,7 @@ def test_of_many_units_linear_regions_are_estimated():
     found = choose(mlp(4, 300, 300, 3))
     assert [*found.metrics] == [*METRICS[:4], "linear_regions.segment_estimated"]
     assert found.metrics["linear_regions.segment_estimated"].share_of_path == 32 / 600
-    assert "there are 600 units, so linear regions are estimated" in found.why[1]
+    assert "there are 600 units, so linear regions are estimated" in found.notes[1]
 
 
 @pytest.mark.parametrize("y", [CLASSES, VALUES])
@@ -50,7 +50,7 @@ def test_of_many_outputs_random_directions_are_taken(y):
     found = choose(mlp(4, 8, 200), y)
     of_classes = ["jacobian_norm.probabilities_sampled"] if y is CLASSES else []
     assert [*found.metrics][: 1 + len(of_classes)] == ["jacobian_norm.sampled", *of_classes]
-    assert "there are 200 outputs, so jacobian_norm takes 16 random directions" in found.why[0]
+    assert "there are 200 outputs, so jacobian_norm takes 16 random directions" in found.notes[0]
 
 
 def test_networks_with_curves_are_approximated_unless_they_are_large():
@@ -59,11 +59,11 @@ def test_networks_with_curves_are_approximated_unless_they_are_large():
 
     found = choose(curved(8))
     assert [*found.metrics] == [*METRICS[:4], "lann_complexity"]
-    assert found.left_out == ", ".join(METRICS[4:])
-    assert found.because.startswith("site '1' (tanh) is not continuous and piecewise linear")
+    assert found.left_out == METRICS[4:]
+    assert found.reason.startswith("site '1' (tanh) is not continuous and piecewise linear")
     found = choose(curved(600))
     assert [*found.metrics] == METRICS[:4]
-    assert "there are 600 units, so lann_complexity is left out" in found.why[1]
+    assert "there are 600 units, so lann_complexity is left out" in found.notes[1]
 
 
 def test_of_other_networks_there_is_what_holds_for_all():
@@ -91,8 +91,8 @@ class InSinglePrecision(nn.Module):
 def test_whatever_goes_wrong_with_exact_measures_the_others_are_chosen():
     found = choose(InSinglePrecision())
     assert [*found.metrics] == METRICS[:4]
-    assert found.left_out == ", ".join(METRICS[4:])
-    assert found.because == "expected scalar type Float but found Double"
+    assert found.left_out == METRICS[4:]
+    assert found.reason == "expected scalar type Float but found Double"
 
 
 def test_choosing_takes_a_few_samples_of_a_network():
