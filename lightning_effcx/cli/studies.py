@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from lightning_effcx.cli.files import check_folders, say, say_written, write_text
+from lightning_effcx.options import check_count
 
 
 def add_to(commands: Any) -> None:
@@ -207,6 +208,7 @@ def _made(name: str) -> Any:
 @contextmanager
 def _processes(count: int) -> Iterator[ProcessPoolExecutor | None]:
     """Start processes for trainings; 0 for none, where these run here."""
+    check_count("processes", count, least=0)
     if not count:
         yield None
         return

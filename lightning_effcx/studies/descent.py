@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from lightning_effcx.studies.descent_result import DescentStudy
-from lightning_effcx.studies.emc import effective_model_complexity
+from lightning_effcx.studies.emc import check_size, effective_model_complexity
 from lightning_effcx.studies.training import Data, MakeModule, MakeTrainer, Samples
 
 _Made = TypeVar("_Made")
@@ -77,6 +77,7 @@ def double_descent(  # noqa: PLR0913 all by name
     """
     values = _values(make_module, make_trainer)
     known, others = Samples.of(dataset), Samples.of(test)
+    check_size("samples", samples, len(known))
     studies = {
         value: effective_model_complexity(
             _of(make_module, value),

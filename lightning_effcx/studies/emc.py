@@ -23,6 +23,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_effcx.metrics.emc import check_epsilon
+from lightning_effcx.options import check_count, check_kind, check_number, check_seed, refusal
 from lightning_effcx.studies.emc_result import EMCStudy
 from lightning_effcx.studies.runner.digests import digest_of
 from lightning_effcx.studies.runner.executor import run_jobs
@@ -98,12 +99,10 @@ def effective_model_complexity(  # noqa: PLR0913 all by name
         RuntimeError: All trainings failed, or the executor did.
     """
     check_epsilon(epsilon)
+    check_count("repeats", repeats)
+    check_seed(seed)
     samples = Samples.of(dataset)
-    grid = _checked(
-        [*(_default_sizes(len(samples)) if sizes is None else sizes), *including], len(samples)
-    )
-    if repeats < 1:
-        raise ValueError(f"repeats={repeats}: expected at least 1.")
+    grid = _grid(sizes, including, len(samples))
     work = SubsampleTraining(
         make_module=make_module,
         make_trainer=make_trainer,
@@ -139,19 +138,28 @@ def effective_model_complexity(  # noqa: PLR0913 all by name
     return found
 
 
+def check_size(name: str, n: Any, total: int) -> None:
+    """Refuse a number of samples that a dataset of `total` samples cannot give."""
+    expected = f"a whole number from 1 to {total}, which is how many samples there are"
+    check_number(name, n, lambda given: 1 <= given <= total and given == int(given), expected)
+
+
 def _default_sizes(total: int) -> list[int]:
     powers = (2**i for i in range(total.bit_length()))
     return [*(power for power in powers if power * _APART <= total), total]
 
 
-def _checked(sizes: Iterable[int], total: int) -> list[int]:
-    sizes = sorted({*sizes})
-    if not sizes:
-        raise ValueError("sizes is empty: expected at least one number of samples.")
-    for n in sizes:
-        if not 1 <= n <= total or n != int(n):
-            raise ValueError(f"n={n} in sizes: expected whole numbers of 1 to {total} samples.")
-    return [int(n) for n in sizes]
+def _grid(sizes: Sequence[int] | None, including: Sequence[int], total: int) -> list[int]:
+    """Return the sizes to train on before any refinement, ascending."""
+    chosen = _default_sizes(total) if sizes is None else sizes
+    for name, given in (("sizes", chosen), ("including", including)):
+        check_kind(name, given, Iterable, "numbers of samples, such as [8, 16, 32]")
+        for n in given:
+            check_size(name, n, total)
+    grid = sorted({int(n) for n in (*chosen, *including)})
+    if not grid:
+        raise refusal(ValueError, "sizes", sizes, "at least one number of samples")
+    return grid
 
 
 def _jobs(sizes: Iterable[int], repeats: int, seed: int) -> list[Job]:

@@ -27,6 +27,15 @@ from lightning_effcx.metrics.shallow_student import (
     fit_outputs,
 )
 from lightning_effcx.network import Network
+from lightning_effcx.options import (
+    check_count,
+    check_kind,
+    check_number,
+    check_seed,
+    check_switch,
+    check_word,
+    refusal,
+)
 from lightning_effcx.studies.mimic_data import Examples, Lesson, module_of, parameters_of
 from lightning_effcx.studies.mimic_result import Mimicry, MimicStudy
 from lightning_effcx.studies.runner.determinism import TorchSettings
@@ -83,8 +92,10 @@ def mimic(  # noqa: PLR0913 all by name
         >>> study.size
         32
     """
+    _check(students, bottleneck, activation, tolerance, steps)
+    check_switch("labels", labels)
+    check_seed(seed)
     sizes = sorted(set(students))
-    _check(sizes, bottleneck, activation, tolerance, steps)
     with TorchSettings.current().seeded(seed):
         lesson = Lesson.of(network, dataset, held_out, seed, labelled=labels)
     arguments = {
@@ -118,15 +129,18 @@ def mimic(  # noqa: PLR0913 all by name
 
 
 def _check(
-    sizes: Sequence[int], bottleneck: int | None, activation: str, tolerance: float, steps: int
+    students: Sequence[int], bottleneck: int | None, activation: str, tolerance: float, steps: int
 ) -> None:
-    if not sizes:
-        raise ValueError("students has no sizes, expected how many hidden units each has.")
-    check_widths(sizes[0], bottleneck)
-    if activation not in _ACTIVATIONS:
-        raise ValueError(f"activation={activation!r}: expected one of {', '.join(_ACTIVATIONS)}.")
-    if not 0 <= tolerance < 1:
-        raise ValueError(f"tolerance={tolerance}: expected a share, 0 or more and below 1.")
+    expected = "the numbers of hidden units of the students, such as (8, 16, 32)"
+    check_kind("students", students, Iterable, expected)
+    if not students:
+        raise refusal(ValueError, "students", students, expected)
+    for hidden in students:
+        check_count("students", hidden, of=" hidden unit")
+        check_widths(hidden, bottleneck)
+    check_word("activation", activation, *_ACTIVATIONS)
+    below_1 = "a share of at least 0 and below 1"
+    check_number("tolerance", tolerance, lambda given: 0 <= given < 1, below_1)
     check_steps(steps)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from math import isfinite
 from typing import Any, TypeAlias
 
 import torch
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
 from lightning_effcx.metrics.training_error import TrainingError
 from lightning_effcx.network import observing
+from lightning_effcx.options import check_count, check_number, refusal
 from lightning_effcx.studies.label_noise import noisy_labels
 from lightning_effcx.studies.runner.jobs import Job
 
@@ -99,28 +101,18 @@ class SubsampleTraining:
     threshold: float
 
     def __post_init__(self) -> None:
-        if isinstance(self.make_module, nn.Module):
-            name = type(self.make_module).__name__
-            raise TypeError(
-                f"make_module is a module, of class {name}, expected what makes a new one for each "
-                f"training, such as the class, or functools.partial({name}, ...)."
-            )
-        if self.make_trainer is not None and not callable(self.make_trainer):
-            raise TypeError(
-                f"make_trainer is a {type(self.make_trainer).__name__}, expected what makes a new "
-                "Trainer for each training, such as functools.partial(Trainer, max_epochs=20)."
-            )
+        _check_maker("make_module", self.make_module, "module", "Classifier, width=8")
+        if self.make_trainer is not None:
+            _check_maker("make_trainer", self.make_trainer, "Trainer", "Trainer, max_epochs=20")
         if self.test and self.test.x.shape[1:] != self.samples.x.shape[1:]:
             raise ValueError(
                 f"a test sample has the shape {tuple(self.test.x.shape[1:])}, but one of the "
                 f"dataset {tuple(self.samples.x.shape[1:])}: expected the same."
             )
-        if not 0 <= self.label_noise <= 1:
-            raise ValueError(
-                f"label_noise={self.label_noise}: expected a probability, between 0 and 1."
-            )
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size}: expected at least 1.")
+        expected = "a probability, between 0 and 1"
+        check_number("label_noise", self.label_noise, lambda given: 0 <= given <= 1, expected)
+        check_number("threshold", self.threshold, isfinite, "a number, such as 0.5")
+        check_count("batch_size", self.batch_size)
 
     def __call__(self, job: Job) -> dict[str, float]:
         """Run the job, whose arguments are `n` and `repeat`."""
@@ -162,6 +154,13 @@ class SubsampleTraining:
         with observing(module):
             error.update(network, x[:1].to(module.device))
         return float(error.compute()[error.name])
+
+
+def _check_maker(name: str, given: Any, what: str, example: str) -> None:
+    """Refuse what makes nothing, such as a module itself in the place of its class."""
+    if isinstance(given, nn.Module) or not callable(given):
+        expected = f"a class or function that makes a new {what} for each training"
+        raise refusal(TypeError, name, given, f"{expected}, such as functools.partial({example})")
 
 
 def default_trainer(module: Any) -> Any:

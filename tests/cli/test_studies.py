@@ -117,7 +117,7 @@ def test_interrupted_a_study_says_where_it_goes_on_from(capsys):
 
 def test_what_a_factory_made_of_the_wrong_kind_is_told(capsys):
     assert emc(factory="unmade_study") == 2
-    sentence = "effcx: make_module is a module, of class Majority, expected what makes a new one"
+    sentence = "effcx: make_module=Majority(): expected a class or function that makes a new module"
     assert capsys.readouterr().err.startswith(sentence)
 
 
@@ -246,7 +246,11 @@ def test_a_student_that_failed_is_told_on_stderr(capsys, monkeypatch):
         ("mimic factories:unlabelled", "the dataset has no labels: expected (x, y), or labels=Fa"),
         ("mimic factories:made --plot=no/a.png", "There is no folder 'no' to write a.png to."),
         ("emc procedures:study --json=no/a.json", "There is no folder 'no' to write a.json to."),
-        ("emc procedures:study --sizes=99", "n=99 in sizes: expected whole numbers of 1 to 16"),
+        ("emc procedures:study --processes=-1", "processes=-1: expected at least 0."),
+        (
+            "emc procedures:study --sizes=99",
+            "sizes=99: expected a whole number from 1 to 16, which",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_sentence_on_stderr(capsys, options, sentence):

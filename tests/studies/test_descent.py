@@ -96,7 +96,7 @@ def test_what_failed_is_told_with_its_value():
             {"make_module": {1: Majority}, "make_trainer": {2: trainer}},
             r"make_module is made for \[1\], but make_trainer for \[2\]: expected the same values",
         ),
-        ({"make_module": {1: Majority}, "samples": 65}, "n=65 in sizes: expected whole numbers of"),
+        ({"make_module": {1: Majority}, "samples": 65}, "samples=65: expected a whole number from"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(options, sentence):

@@ -280,9 +280,11 @@ def test_what_is_no_module_is_refused():
 
 def test_what_trainings_cannot_use_is_refused_before_they_start():
     x, y = data()
-    with pytest.raises(TypeError, match="make_module is a module, of class Majority, expected wh"):
+    with pytest.raises(TypeError, match=r"make_module=Majority\(\): expected a class or functi"):
         emc(Majority(), (x, y))
-    with pytest.raises(TypeError, match="make_trainer is a Trainer, expected what makes a new Tra"):
+    with pytest.raises(
+        TypeError, match="make_trainer=<Trainer>: expected a class or function that"
+    ):
         emc(Majority, (x, y), make_trainer=trainer())
     with pytest.raises(ValueError, match=r"a test sample has the shape \(3,\), but one of the dat"):
         emc(Majority, (x, y), test=(x[:, :3], y))
@@ -292,9 +294,12 @@ def test_what_trainings_cannot_use_is_refused_before_they_start():
     ("options", "sentence"),
     [
         ({"epsilon": 1.0}, "epsilon=1.0: expected an error of at least 0 and below 1"),
-        ({"sizes": []}, "sizes is empty: expected at least one number of samples"),
-        ({"sizes": [2, 65]}, "n=65 in sizes: expected whole numbers of 1 to 64 samples"),
-        ({"sizes": [1.5]}, "n=1.5 in sizes: expected whole numbers of 1 to 64 samples"),
+        ({"sizes": []}, r"sizes=\[\]: expected at least one number of samples"),
+        ({"sizes": [2, 65]}, "sizes=65: expected a whole number from 1 to 64, which is how many s"),
+        ({"sizes": [1.5]}, "sizes=1.5: expected a whole number from 1 to 64, which is how many s"),
+        ({"including": [0]}, "including=0: expected a whole number from 1 to 64, which is how ma"),
+        ({"threshold": float("nan")}, "threshold=nan: expected a number, such as 0.5"),
+        ({"threads": 0}, "threads=0: expected at least 1"),
         ({"repeats": 0}, "repeats=0: expected at least 1"),
         ({"label_noise": 1.5}, "label_noise=1.5: expected a probability, between 0 and 1"),
         ({"batch_size": 0}, "batch_size=0: expected at least 1"),
@@ -303,3 +308,20 @@ def test_what_trainings_cannot_use_is_refused_before_they_start():
 def test_arguments_that_make_no_sense_are_refused(options, sentence):
     with pytest.raises(ValueError, match=sentence):
         emc(Majority, data(), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"make_module": 3}, "make_module=3: expected a class or function that makes a new module"),
+        ({"sizes": 8}, r"sizes=8: expected numbers of samples, such as \[8, 16, 32\]"),
+        ({"sizes": ["8"]}, "sizes='8': expected a whole number from 1 to 64, which is how many s"),
+        ({"repeats": 1.5}, "repeats=1.5: expected a whole number of at least 1"),
+        ({"seed": None}, "seed=None: expected a whole number, such as 0"),
+        ({"label_noise": "0.1"}, "label_noise='0.1': expected a probability, between 0 and 1"),
+        ({"progress": "no"}, "progress='no': expected True or False"),
+    ],
+)
+def test_arguments_of_another_type_are_refused(options, sentence):
+    with pytest.raises(TypeError, match=sentence):
+        emc(**{"make_module": Majority, "dataset": data()} | options)

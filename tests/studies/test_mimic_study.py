@@ -254,11 +254,11 @@ def test_the_figure_has_a_curve_for_each_column(taught):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"students": ()}, "students has no sizes, expected how many hidden units each has"),
-        ({"students": (0, 2)}, "hidden=0: expected at least 1 unit"),
+        ({"students": ()}, r"students=\(\): expected the numbers of hidden units of the stu"),
+        ({"students": (0, 2)}, "students=0: expected at least 1 hidden unit"),
         ({"bottleneck": 0}, "bottleneck=0: expected at least 1, or None for none"),
-        ({"activation": "gelu"}, "activation='gelu': expected one of relu, tanh, linear"),
-        ({"tolerance": 1}, "tolerance=1: expected a share, 0 or more and below 1"),
+        ({"activation": "gelu"}, "activation='gelu': expected 'relu', 'tanh' or 'linear'"),
+        ({"tolerance": 1}, "tolerance=1: expected a share of at least 0 and below 1"),
         ({"steps": 0}, "steps=0: expected at least 1"),
         ({"held_out": 0}, "held_out=0: expected a share between 0 and 1"),
     ],

@@ -20,6 +20,7 @@ from threading import Thread
 from time import perf_counter
 from typing import Any, SupportsFloat, TypeAlias
 
+from lightning_effcx.options import check_count, check_switch
 from lightning_effcx.studies.runner.determinism import TorchSettings
 from lightning_effcx.studies.runner.jobs import Job, Row
 from lightning_effcx.studies.runner.progress import progressing
@@ -76,6 +77,8 @@ def run_jobs(  # noqa: PLR0913 all by name
         >>> [row.values for row in rows]
         [{'square': 1.0}, {'square': 4.0}]
     """
+    check_count("threads", threads)
+    check_switch("progress", progress)
     jobs = _distinct(jobs)
     train = _train
     if isinstance(executor, ProcessPoolExecutor):
