@@ -27,8 +27,8 @@ from lightning_effcx.cli import main
 from lightning_effcx.compare import load_runs, load_studies
 from lightning_effcx.reading import from_json, open_regular, read_json, visible
 from lightning_effcx.studies.mimic_data import Lesson
-from lightning_effcx.studies.runner.jobs import Job
-from lightning_effcx.studies.runner.results import Study, recorded
+from lightning_effcx.studies.runner import Job, Study
+from lightning_effcx.studies.runner.results import open_results
 
 ERRORS = {8: (0.0, 0.5), 16: (0.25, 0.5)}
 SCALARS = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="scalars"))
@@ -284,8 +284,8 @@ def test_whatever_is_made_visible_can_be_printed(text):
 
 
 def resume(folder):
-    with recorded(folder, Study("emc", {})) as records:
-        return records.rows
+    with open_results(folder, Study("emc", {})) as results:
+        return results.rows
 
 
 GOOD = {"key": "a", "arguments": {}, "seed": 1, "values": {"v": 1.0}, "error": "", "seconds": 1.0}

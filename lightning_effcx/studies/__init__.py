@@ -6,9 +6,7 @@ from lightning_effcx.studies.emc import effective_model_complexity
 from lightning_effcx.studies.emc_result import EMCRow, EMCStudy
 from lightning_effcx.studies.mimic_result import MimicStudy
 from lightning_effcx.studies.mimic_study import mimic
-from lightning_effcx.studies.runner.executor import run_jobs
-from lightning_effcx.studies.runner.jobs import Job, Row
-from lightning_effcx.studies.runner.results import Study
+from lightning_effcx.studies.runner import Job, Row, Study, run_jobs
 
 __all__ = [
     "DescentStudy",

@@ -25,10 +25,7 @@ from torch import Tensor
 from lightning_effcx.metrics.emc import check_epsilon
 from lightning_effcx.options import check_count, check_kind, check_number, check_seed, refusal
 from lightning_effcx.studies.emc_result import EMCStudy
-from lightning_effcx.studies.runner.digests import digest_of
-from lightning_effcx.studies.runner.executor import run_jobs
-from lightning_effcx.studies.runner.jobs import Job, Row
-from lightning_effcx.studies.runner.results import Study, conclude
+from lightning_effcx.studies.runner import Job, Row, Study, digest_of, run_jobs, write_found
 from lightning_effcx.studies.training import (
     Data,
     MakeModule,
@@ -134,7 +131,7 @@ def effective_model_complexity(  # noqa: PLR0913 all by name
         if len(found.table) == len(before.table):  # all trainings failed
             break
     if folder is not None:
-        conclude(folder, found.as_json())
+        write_found(folder, found.as_json())
     return found
 
 

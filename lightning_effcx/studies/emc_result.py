@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 from rich.table import Table
 
 from lightning_effcx.metrics.emc import EMC, observed_emc
-from lightning_effcx.studies.runner.jobs import Row
+from lightning_effcx.studies.runner import Row
 
 if TYPE_CHECKING:
     from lightning_effcx.plotting import Axes, Figure

@@ -20,7 +20,7 @@ from lightning_effcx.metrics.mimic import Fidelity, fidelity
 from lightning_effcx.metrics.shallow_student import check_share, logits, split_samples
 from lightning_effcx.network import Network, check_finite, observing
 from lightning_effcx.reading import open_regular, visible
-from lightning_effcx.studies.runner.digests import digest_of
+from lightning_effcx.studies.runner import digest_of
 from lightning_effcx.targets import decisions
 
 Examples: TypeAlias = Dataset[Any] | tuple[Tensor, ...]

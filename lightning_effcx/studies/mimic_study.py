@@ -38,10 +38,7 @@ from lightning_effcx.options import (
 )
 from lightning_effcx.studies.mimic_data import Examples, Lesson, module_of, parameters_of
 from lightning_effcx.studies.mimic_result import Mimicry, MimicStudy
-from lightning_effcx.studies.runner.determinism import TorchSettings
-from lightning_effcx.studies.runner.executor import run_jobs
-from lightning_effcx.studies.runner.jobs import Job, Row
-from lightning_effcx.studies.runner.results import Study, conclude
+from lightning_effcx.studies.runner import Job, Row, Study, TorchSettings, run_jobs, write_found
 
 _ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "linear": None}
 
@@ -124,7 +121,7 @@ def mimic(  # noqa: PLR0913 all by name
         known |= {"parameters": parameters, "relative": 1.0}
     study = MimicStudy(_tabulated(rows, Mimicry(**known)), tolerance)
     if folder is not None:
-        conclude(folder, study.as_json())
+        write_found(folder, study.as_json())
     return study
 
 

@@ -18,7 +18,7 @@ from lightning_effcx.metrics.training_error import TrainingError
 from lightning_effcx.network import observing
 from lightning_effcx.options import check_count, check_number, refusal
 from lightning_effcx.studies.label_noise import noisy_labels
-from lightning_effcx.studies.runner.jobs import Job
+from lightning_effcx.studies.runner import Job
 
 # A LightningModule and a Trainer, of either package: both take seconds to import, also for those
 # studies and processes that have no use for them.

@@ -1,4 +1,4 @@
-"""Digests: short texts that tell tensors from others, by which a folder knows its samples."""
+"""Digests: short texts that identify tensors, so that a folder recognizes its samples."""
 
 from collections.abc import Iterable
 from hashlib import sha256
@@ -10,7 +10,7 @@ _LETTERS = 16
 
 
 def digest_of(tensors: Iterable[Tensor]) -> str:
-    """Return what differs whenever a precision, a shape or a value does."""
+    """Return a hash of the precision, the shape and the values of some tensors."""
     digest = sha256()
     for tensor in tensors:
         digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())

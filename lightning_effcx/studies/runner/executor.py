@@ -1,4 +1,4 @@
-"""Run the jobs of a study: in this process, or wherever a `concurrent.futures.Executor` does."""
+"""Run the jobs of a study: in this process, or on any `concurrent.futures.Executor`."""
 
 import os
 import pickle
@@ -23,13 +23,13 @@ from typing import Any, SupportsFloat, TypeAlias
 from lightning_effcx.options import check_count, check_switch
 from lightning_effcx.studies.runner.determinism import TorchSettings
 from lightning_effcx.studies.runner.jobs import Job, Row
-from lightning_effcx.studies.runner.progress import progressing
-from lightning_effcx.studies.runner.results import Study, recorded
+from lightning_effcx.studies.runner.progress import progress_bar
+from lightning_effcx.studies.runner.results import Study, open_results
 
 Work: TypeAlias = Callable[[Job], Mapping[str, SupportsFloat]]
-"""Trains as a job says, and returns numbers by name."""
+"""A function that runs the training of a job and returns numbers by name."""
 
-_FRAMES = 8  # of a traceback, the innermost
+_FRAMES = 8  # the innermost frames of a traceback, which a row keeps
 
 
 def run_jobs(  # noqa: PLR0913 all by name
@@ -42,31 +42,34 @@ def run_jobs(  # noqa: PLR0913 all by name
     threads: int = 1,
     progress: bool = True,
 ) -> list[Row]:
-    """Run every job that is not known yet; return the rows of all, in the order of the jobs.
+    """Run every job whose result is not known yet; return the rows of all jobs, in their order.
 
-    The rows are the same wherever and in whichever order the jobs run: before each one everything
-    random is seeded with its seed, and torch is set up alike. In this process all that is restored
-    afterwards. A job that raises becomes a row with an error, and the others go on. What ends the
-    study ends it cleanly: jobs that did not start are cancelled, and what is done is kept.
+    The rows do not depend on where the jobs run, nor in which order: before each job all global
+    generators are seeded with the job's seed, and torch gets the same settings. Both are restored
+    afterwards. (One exception: do not draw from Python's `random` in a training on dask. Other
+    threads of its workers draw from there, too.)
+
+    A job that raises an error becomes a row with that error, and the other jobs go on. If the study
+    is interrupted, jobs that have not started are cancelled, and finished rows are kept.
 
     Args:
-        work: Trains as a job says. Each job has a copy of its own, so that it finds nothing of what
-            others did. For other processes it must be picklable: a function of a module, a
-            `functools.partial` of one, or an object of a class with `__call__`.
-        jobs: The trainings. Studies that choose jobs by the results of others call this several
-            times with one folder.
-        executor: Where they run, by default here, one after the other. Take processes: of threads
-            in one process only one trains at a time, since they share random states. The caller
-            closes it. Such as `ProcessPoolExecutor(2, get_context("spawn"))`, or the
-            `get_executor()` of a `dask.distributed.Client`, where data loaders must do without
-            workers: dask's processes may have no children.
-        folder: Where each row is kept as soon as it is there; see `studies.records`. A study that
-            stopped, or was killed, goes on from there. What is known is not run again, but what
-            failed is, in every call. The folder of another study is refused.
-        study: What the folder says the study is.
-        threads: How many threads of torch each training has. As many as it has cores, divided by
-            the number of workers, is fastest; other numbers may change the last digits of results.
-        progress: Show a bar, if this is a terminal.
+        work: The function that runs the training of a job. Each job gets a copy of it, so no job
+            sees what another one changed. For other processes it must be picklable: a function of a
+            module, a `functools.partial` of one, or an object of a class with `__call__`.
+        jobs: The trainings. A study may call `run_jobs` several times with one folder, and choose
+            later jobs by the results of earlier ones.
+        executor: Where the jobs run; by default in this process, one after the other. Prefer
+            processes to threads, of which only one trains at a time, because they share random
+            states. Examples: `ProcessPoolExecutor(2, get_context("spawn"))`, or `get_executor()` of
+            a `dask.distributed.Client`. On dask, data loaders must have no workers of their own,
+            because its processes may not start others. The caller closes the executor.
+        folder: Where each row is written as soon as its job has ended; `studies/runner/results.py`
+            says how. A study that was stopped or killed goes on from there. Jobs that succeeded do
+            not run again, jobs that failed do. The folder of another study is refused.
+        study: What the folder is to say about the study.
+        threads: How many threads torch uses in each training. Fastest is the number of cores
+            divided by the number of workers. Other numbers may change the last digits of results.
+        progress: Whether to show a bar, if this is a terminal.
 
     Raises:
         RuntimeError: The executor broke or was shut down.
@@ -79,34 +82,35 @@ def run_jobs(  # noqa: PLR0913 all by name
     """
     check_count("threads", threads)
     check_switch("progress", progress)
-    jobs = _distinct(jobs)
+    jobs = _check_keys(jobs)
     train = _train
     if isinstance(executor, ProcessPoolExecutor):
         _check_picklable(work)
         train = _train_for_parent
     run = partial(train, work, TorchSettings.current(threads))
     folder = None if folder is None else Path(folder)
-    with recorded(folder, study or Study()) as records:
-        lacking = records.lacking(jobs)
-        with progressing(len(jobs), len(jobs) - len(lacking), shown=progress) as tell:
+    with open_results(folder, study or Study()) as results:
+        missing = results.missing(jobs)
+        with progress_bar(len(jobs), len(jobs) - len(missing), shown=progress) as advance:
 
-            def take(row: Row) -> None:
-                records.add(row)
-                tell(row)
+            def keep(row: Row) -> None:
+                results.add(row)
+                advance(row)
 
             if executor is None:
-                for job in lacking:
-                    take(run(job))
+                for job in missing:
+                    keep(run(job))
             else:
-                _spread(run, lacking, executor, take)
-        return [records.rows[job.key] for job in jobs]
+                _run_on(executor, run, missing, keep)
+        return [results.rows[job.key] for job in jobs]
 
 
-def _distinct(jobs: Iterable[Job]) -> list[Job]:
+def _check_keys(jobs: Iterable[Job]) -> list[Job]:
+    """Return the jobs as a list; refuse two of the same key."""
     by_key: dict[str, Job] = {}
     for job in jobs:
         if job.key in by_key:
-            raise ValueError(f"two jobs have the key {job.key!r}, expected one for each job.")
+            raise ValueError(f"two jobs have the key {job.key!r}: give each job its own.")
         by_key[job.key] = job
     return list(by_key.values())
 
@@ -116,33 +120,33 @@ def _check_picklable(work: Work) -> None:
         pickle.dumps(work)
     except Exception as error:
         raise ValueError(
-            f"the work {work!r} cannot be sent to other processes ({error}): take a function of a "
+            f"the work {work!r} cannot be sent to other processes ({error}): use a function of a "
             "module, a functools.partial of one, or an object of a class with __call__."
         ) from error
 
 
 def _train(work: Work, settings: TorchSettings, job: Job) -> Row:
-    """Run one job, in whichever process this is."""
+    """Run one job in the present process."""
     start = perf_counter()
     values: dict[str, float] = {}
     error = ""
     with settings.seeded(job.seed):
         try:
-            values = _numbers(deepcopy(work)(deepcopy(job)))
+            values = _check_numbers(deepcopy(work)(deepcopy(job)))
         except Exception as failure:  # noqa: BLE001 the row tells
-            error = _told(failure)
+            error = _describe(failure)
     return Row(job, values, error, perf_counter() - start)
 
 
 def _train_for_parent(work: Work, settings: TorchSettings, job: Job) -> Row:
-    """Run one job in a process of a pool, as long as there is who takes the row."""
+    """Run one job in a process of a pool, which ends when its parent does."""
     _end_with_parent()
     return _train(work, settings, job)
 
 
 @cache
 def _end_with_parent() -> None:
-    """End this process when its parent is killed: a pool's would train on, then wait for ever."""
+    """End this process when its parent is killed. Otherwise it would train on and wait for ever."""
     if parent := parent_process():
 
         def end() -> None:
@@ -152,7 +156,8 @@ def _end_with_parent() -> None:
         Thread(target=end, daemon=True).start()
 
 
-def _numbers(values: Any) -> dict[str, float]:
+def _check_numbers(values: Any) -> dict[str, float]:
+    """Return what the work returned, as floats; refuse anything but numbers by name."""
     if not isinstance(values, Mapping) or not all(
         isinstance(name, str) and isinstance(value, SupportsFloat) for name, value in values.items()
     ):
@@ -160,20 +165,20 @@ def _numbers(values: Any) -> dict[str, float]:
     return {name: float(value) for name, value in values.items()}
 
 
-def _told(error: BaseException) -> str:
-    """Tell type and message in one line, then where it was raised."""
+def _describe(error: BaseException) -> str:
+    """Return type and message of an error in one line, and below it the end of the traceback."""
     summary = " ".join("".join(traceback.format_exception_only(error)).split())
-    where = traceback.format_tb(error.__traceback__, limit=-_FRAMES)
-    return "\n".join([summary, *(line.rstrip() for line in where)])
+    frames = traceback.format_tb(error.__traceback__, limit=-_FRAMES)
+    return "\n".join([summary, *(frame.rstrip() for frame in frames)])
 
 
-def _spread(
+def _run_on(
+    executor: Executor,
     run: Callable[[Job], Row],
     jobs: Sequence[Job],
-    executor: Executor,
-    take: Callable[[Row], None],
+    keep: Callable[[Row], None],
 ) -> None:
-    """Run jobs on an executor and take each row when it is there, also when something ends us."""
+    """Run jobs on an executor, and keep each row as soon as it is there."""
     waiting: dict[Future[Row], Job] = {}
     undone = len(jobs)
     try:
@@ -181,29 +186,29 @@ def _spread(
             for job in jobs:
                 waiting[executor.submit(run, job)] = job
             for future in as_completed(list(waiting)):
-                take(_outcome(future, waiting[future]))
+                keep(_row_of(future, waiting[future]))
                 del waiting[future]
                 undone -= 1
-        finally:
+        finally:  # after an interrupt, too
             for future in waiting:
                 future.cancel()
             for future in waiting:
                 if future.done() and not future.cancelled() and not future.exception():
-                    take(future.result())
+                    keep(future.result())
                     undone -= 1
     except (BrokenExecutor, CancelledError) as error:
         raise RuntimeError(
-            f"the executor ended with {undone} of {len(jobs)} jobs undone ({error!r}), perhaps "
-            "since a worker ran out of memory, or since a script lacks `if __name__ == "
-            "'__main__':`. Start again with a new one and the same folder to do only those."
+            f"the executor ended with {undone} of {len(jobs)} jobs undone ({error!r}). Perhaps a "
+            "worker ran out of memory, or a script lacks `if __name__ == '__main__':`. Start "
+            "again with a new executor and the same folder, to run only those jobs."
         ) from error
 
 
-def _outcome(future: "Future[Row]", job: Job) -> Row:
-    """Return the row of a job, also where its worker was lost and others were not."""
+def _row_of(future: "Future[Row]", job: Job) -> Row:
+    """Return the row of a job; one with an error if only this job's worker was lost."""
     try:
         return future.result()
     except (BrokenExecutor, CancelledError):
         raise
     except Exception as error:  # noqa: BLE001 the row tells
-        return Row(job, error=_told(error))
+        return Row(job, error=_describe(error))

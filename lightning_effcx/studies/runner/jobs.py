@@ -1,4 +1,4 @@
-"""Jobs: the trainings of a study, each known by its key; and rows: what came of them."""
+"""Jobs, the trainings of a study, each with a unique key; and rows, the results of jobs."""
 
 import hashlib
 import json
@@ -12,9 +12,9 @@ class Job:
     """One training of a study.
 
     Args:
-        key: Its name, which no other job of the study has, such as `n=64/repeat=2`.
-        arguments: What it is about, as plain values, which JSON keeps as they are.
-        seed: Of everything random in it; `Job.of` derives it from the study's.
+        key: The name of the job, unique in its study, such as `n=64/repeat=2`.
+        arguments: What distinguishes the job, as values that JSON gives back unchanged.
+        seed: The seed of all randomness in the job; `Job.of` derives it from the study's seed.
     """
 
     key: str
@@ -25,16 +25,15 @@ class Job:
         check_plain(self.arguments, f"the arguments of the job {self.key!r}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(
-                f"the job {self.key!r} has the seed {self.seed}, expected 0 to 2³²-1, which numpy "
-                "takes: derive it from the study's with Job.of."
+                f"the job {self.key!r} has the seed {self.seed}, but numpy takes only seeds from 0 "
+                "to 2³²-1: derive the seed from the study's with Job.of."
             )
 
     @classmethod
     def of(cls, key: str, arguments: Mapping[str, Any], *, seed: int = 0) -> Self:
-        """Give a job its own seed: a hash of the study's `seed` and the key.
+        """Make a job whose seed is a hash of the study's `seed` and the key.
 
-        So it depends neither on the other jobs nor on the order or the worker, and is the same on
-        every machine.
+        The seed depends neither on the other jobs, nor on their order, nor on the machine.
 
         Example:
             >>> Job.of("n=64/repeat=2", {"n": 64}, seed=0).seed
@@ -46,15 +45,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Row:
-    """What came of a job.
+    """The result of a job. Rows that differ only in `seconds` are equal.
 
     Args:
         job: The training.
-        values: What it returned; nothing where it failed.
-        error: Why it failed: type and message in the first line, then where that was; empty where
-            it did not.
-        seconds: How long it took; NaN where its worker was lost. Rows that differ in nothing else
-            are equal.
+        values: The numbers that the training returned; empty if it failed.
+        error: Why the training failed: type and message in the first line, then the traceback.
+            Empty if it succeeded.
+        seconds: How long the training took; NaN if its worker was lost.
     """
 
     job: Job
@@ -64,7 +62,7 @@ class Row:
 
 
 def check_plain(values: Mapping[str, Any], what: str) -> None:
-    """Refuse what JSON would not give back as it was."""
+    """Refuse values that JSON would not give back unchanged, such as a tuple."""
     try:
         kept = json.loads(json.dumps(values, allow_nan=False))
     except (TypeError, ValueError):
@@ -72,5 +70,5 @@ def check_plain(values: Mapping[str, Any], what: str) -> None:
     if kept != values:
         raise ValueError(
             f"{what} are {values!r}, expected plain values: text, finite numbers, booleans, None, "
-            "lists of such, and dictionaries of such with text as keys."
+            "lists of such values, and dictionaries of them with text as keys."
         )

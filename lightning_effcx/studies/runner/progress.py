@@ -1,4 +1,4 @@
-"""Progress: how many trainings of a study are done, how many failed, and the time left."""
+"""Progress: a bar with the trainings that are done, the failures and the time left."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,14 +8,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lightning_effcx.studies.runner.jobs import Row
 
-_A_YEAR = 365 * 24 * 3600.0  # of seconds: a training may take longer than rich looks back
+_A_YEAR = 365 * 24 * 3600.0  # seconds
 
 
 @contextmanager
-def progressing(
+def progress_bar(
     total: int, done: int, *, console: Console | None = None, shown: bool = True
 ) -> Iterator[Callable[[Row], None]]:
-    """Show a bar while inside, on terminals only; call what this yields with every new row."""
+    """Show a bar inside, if this is a terminal; yield the function that takes each new row."""
     console = console or Console(stderr=True)
     bar = Progress(
         TextColumn("trainings"),
@@ -26,15 +26,16 @@ def progressing(
         TextColumn("left"),
         console=console,
         disable=not (shown and console.is_terminal),
+        # By default rich looks back 30 seconds; one training may take longer.
         speed_estimate_period=_A_YEAR,
     )
     task = bar.add_task("", total=total, completed=done, failures="")
     failed = 0
 
-    def tell(row: Row) -> None:
+    def advance(row: Row) -> None:
         nonlocal failed
         failed += bool(row.error)
         bar.update(task, advance=1, failures=f"{failed} failed" if failed else "")
 
     with bar:
-        yield tell
+        yield advance

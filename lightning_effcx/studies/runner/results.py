@@ -1,15 +1,15 @@
-"""Records: what is known of a study, in a folder that outlives the process.
+"""Results: the rows of a study, in a folder that outlives the process.
 
 ```
 study.json     {"kind": "emc", "arguments": {…}, "version": "0.1.0"}    what the study is
-results.jsonl  one line for every training that ended, written when it did, of which for each key
+results.jsonl  one line for each training, written when it ended; of two lines with the same key
                the last counts:
                {"key": "n=64/repeat=2", "arguments": {"n": 64}, "seed": 1,
                 "values": {"train_error": 0.125}, "error": "", "seconds": 2.5}
-found.json     what the study found, there once it has ended and until it is gone on with
+found.json     what the study found; it exists from the end of the study until the study goes on
 lock           held by the process that runs the study
 ```
-Values that are not finite are written as text, `"nan"`, `"inf"` and `"-inf"`, for JSON has none.
+Values that are not finite are written as text, `"nan"`, `"inf"` and `"-inf"`, since JSON has none.
 """
 
 import json
@@ -32,11 +32,11 @@ _TYPES = {"key": str, "arguments": dict, "seed": int, "values": dict, "error": s
 
 @dataclass(frozen=True)
 class Study:
-    """What a study is, so that its folder is not taken for that of another.
+    """What identifies a study, so that no other study goes on in its folder.
 
     Args:
-        kind: Such as `emc`.
-        arguments: What all its jobs share, as plain values.
+        kind: The kind of study, such as `emc`.
+        arguments: What all its jobs share, as values that JSON gives back unchanged.
     """
 
     kind: str = "jobs"
@@ -46,24 +46,24 @@ class Study:
         check_plain(self.arguments, f"the arguments of the study {self.kind!r}")
 
 
-class Records:
-    """The rows that are known, by key; each new one is on the disk before `add` returns.
+class Results:
+    """The known rows of a study by key. A new row is on the disk before `add` returns.
 
     Args:
-        file: Where they are kept, as lines; without it they are not.
+        file: The file of the rows; without it they are only in memory.
     """
 
     def __init__(self, file: BinaryIO | None = None) -> None:
         self.rows: dict[str, Row] = {}
         self._file = file
-        self._end = 0  # of the last whole line
+        self._end = 0  # where the last whole line ends
         if file:
             self._read(file)
 
     def add(self, row: Row) -> None:
-        """Take what came of a job; a line that was not finished is written over."""
+        """Add a row. It overwrites the rest of a line that was left unfinished by a kill."""
         if self._file:
-            line = _line(row)
+            line = _to_line(row)
             self._file.seek(self._end)
             self._file.truncate()
             self._file.write(line)
@@ -72,8 +72,8 @@ class Records:
             self._end += len(line)
         self.rows[row.job.key] = row
 
-    def lacking(self, jobs: Iterable[Job]) -> list[Job]:
-        """Return those that never succeeded; refuse if one is known to be something else."""
+    def missing(self, jobs: Iterable[Job]) -> list[Job]:
+        """Return the jobs that have not succeeded; refuse a job that differs from the known one."""
         for job in jobs:
             if job.key in self.rows and (known := self.rows[job.key].job) != job:
                 raise ValueError(
@@ -89,26 +89,26 @@ class Records:
             number += 1
             is_whole = line.endswith(b"\n")
             try:
-                row = _row(line)
+                row = _from_line(line)
             except (AttributeError, ArithmeticError, KeyError, TypeError, ValueError) as error:
                 if not is_whole and len(line) < MOST:
-                    return  # killed while writing
+                    return  # the last line: the process was killed while it wrote
                 raise ValueError(
                     f"{visible(file.name)}, line {number}, is no result of a training: delete the "
                     "line to have that training run again."
                 ) from error
             if not is_whole:
-                self.add(row)  # of the last line only the line break is missing
+                self.add(row)  # the last line lacks only its line break
                 return
             self.rows[row.job.key] = row
             self._end += len(line)
 
 
 @contextmanager
-def recorded(folder: Path | None, study: Study) -> Iterator[Records]:
-    """Open the records of a study, for one process at a time; without a folder, empty ones."""
+def open_results(folder: Path | None, study: Study) -> Iterator[Results]:
+    """Open the results of a study, for one process at a time; without a folder, empty ones."""
     if folder is None:
-        yield Records()
+        yield Results()
         return
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{visible(folder)} is no folder: choose another one for the study.")
@@ -116,22 +116,22 @@ def recorded(folder: Path | None, study: Study) -> Iterator[Records]:
     with _locked(folder):
         _identify(folder, study)
         (folder / _FOUND).unlink(missing_ok=True)
-        with _opened(folder / "results.jsonl") as file:
-            yield Records(file)
+        with _open_rows(folder / "results.jsonl") as file:
+            yield Results(file)
 
 
-def conclude(folder: Path | str, found: str) -> None:
-    """Write into the folder of a study what it found, as JSON, for `effcx compare` to read."""
+def write_found(folder: Path | str, found: str) -> None:
+    """Write what a study found into its folder, as JSON, for `effcx compare` to read."""
     _write(Path(folder) / _FOUND, found)
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    # The lock of a database: on every platform the system releases it when the process dies, and
-    # worker processes do not inherit it.
+    # The lock is that of a database: on every platform the system releases it when the process
+    # dies, and worker processes do not inherit it.
     file = folder / "lock"
     try:
-        if file.exists() and not file.is_file():  # a pipe would be waited for
+        if file.exists() and not file.is_file():  # sqlite would wait for a pipe
             raise _unlockable(file, "no regular file")
         with closing(sqlite3.connect(file, timeout=0, isolation_level=None)) as lock:
             lock.execute("BEGIN EXCLUSIVE")
@@ -153,23 +153,23 @@ def _unlockable(file: Path, reason: str) -> OSError:
 
 
 @contextmanager
-def _opened(results: Path) -> Iterator[BinaryIO]:
-    """Open the results of a study to read and write, and make them if there are none."""
-    if not results.exists():
-        results.touch()
+def _open_rows(file: Path) -> Iterator[BinaryIO]:
+    """Open the file of the rows to read and write; make it if it does not exist."""
+    if not file.exists():
+        file.touch()
     try:
-        file = open_regular(results, "r+b")
+        opened = open_regular(file, "r+b")
     except OSError as error:
         raise OSError(
-            f"{visible(results)} cannot be opened ({error.strerror}): delete it to start over, or "
+            f"{visible(file)} cannot be opened ({error.strerror}): delete it to start over, or "
             "choose another folder."
         ) from None
-    with file:
-        yield file
+    with opened:
+        yield opened
 
 
 def _identify(folder: Path, study: Study) -> None:
-    """Say in the folder what the study is; refuse if it says something else."""
+    """Write into the folder what the study is; refuse if the folder says something else."""
     file = folder / "study.json"
     if not file.exists():
         text = json.dumps(asdict(study) | {"version": __version__}, indent=2, ensure_ascii=False)
@@ -193,35 +193,35 @@ def _identify(folder: Path, study: Study) -> None:
 def _write(file: Path, text: str) -> None:
     part = file.with_suffix(".part")
     part.write_text(text, encoding="utf-8")
-    part.replace(file)  # so that it is never half there
+    part.replace(file)  # at once, so that a kill leaves no half file
 
 
 def _differences(found: dict[str, Any], expected: dict[str, Any]) -> str:
-    """Say in which entries two dictionaries differ."""
+    """List the entries in which two dictionaries differ."""
     absent = object()
     names = [
         name for name in found | expected if found.get(name, absent) != expected.get(name, absent)
     ]
     return ", ".join(
-        f"{name}={_said(found, name)} (expected {_said(expected, name)})" for name in names
+        f"{name}={_entry(found, name)} (expected {_entry(expected, name)})" for name in names
     )
 
 
-def _said(values: dict[str, Any], name: str) -> str:
+def _entry(values: dict[str, Any], name: str) -> str:
     return repr(values[name]) if name in values else "nothing"
 
 
-def _line(row: Row) -> bytes:
-    values = {name: _plain(value) for name, value in row.values.items()}
+def _to_line(row: Row) -> bytes:
+    values = {name: _to_json(value) for name, value in row.values.items()}
     entries = asdict(row.job) | {
         "values": values,
         "error": row.error,
-        "seconds": _plain(row.seconds),
+        "seconds": _to_json(row.seconds),
     }
     return json.dumps(entries, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
-def _row(line: bytes) -> Row:
+def _from_line(line: bytes) -> Row:
     entries = from_json(line)
     for name, kind in _TYPES.items():
         if not isinstance(entries[name], kind):
@@ -231,5 +231,5 @@ def _row(line: bytes) -> Row:
     return Row(job, values, entries["error"], float(entries["seconds"]))
 
 
-def _plain(value: float) -> float | str:
+def _to_json(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)

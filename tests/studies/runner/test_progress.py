@@ -5,7 +5,7 @@ from rich.console import Console
 from study_jobs import jobs, trained
 
 from lightning_effcx.studies import Row, run_jobs
-from lightning_effcx.studies.runner.progress import progressing
+from lightning_effcx.studies.runner.progress import progress_bar
 
 
 @pytest.fixture
@@ -15,9 +15,9 @@ def console():
 
 def test_a_terminal_shows_done_failed_and_left(console):
     first, second = jobs(2)
-    with progressing(9, 3, console=console) as tell:
-        tell(Row(first))
-        tell(Row(second, error="ValueError: no"))
+    with progress_bar(9, 3, console=console) as advance:
+        advance(Row(first))
+        advance(Row(second, error="ValueError: no"))
     last = console.file.getvalue().splitlines()[-2]
     assert "5/9" in last
     assert "1 failed" in last
@@ -26,8 +26,8 @@ def test_a_terminal_shows_done_failed_and_left(console):
 
 
 def test_who_wants_no_bar_has_none(console):
-    with progressing(2, 0, console=console, shown=False) as tell:
-        tell(Row(jobs(1)[0]))
+    with progress_bar(2, 0, console=console, shown=False) as advance:
+        advance(Row(jobs(1)[0]))
     assert not console.file.getvalue()
 
 
