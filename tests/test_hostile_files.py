@@ -26,7 +26,7 @@ from tensorboard.util.tensor_util import make_tensor_proto
 from lightning_effcx.cli import main
 from lightning_effcx.compare import load_runs, load_studies
 from lightning_effcx.reading import from_json, open_regular, read_json, visible
-from lightning_effcx.studies.mimic_data import Lesson
+from lightning_effcx.studies.mimic_data import TeacherData
 from lightning_effcx.studies.runner import Job, Study
 from lightning_effcx.studies.runner.results import open_results
 
@@ -360,34 +360,32 @@ def test_a_study_json_that_is_none_is_refused(tmp_path, make):
         resume(tmp_path)
 
 
-# --- lessons
+# --- the data of a teacher
 
 
-def lesson():
+def teacher_data():
     x, z = torch.randn(6, 3), torch.randn(6, 2, dtype=torch.float64)
-    return Lesson(x, z, z.argmax(1), x[:, 0].argsort()[:4], x[:, 0].argsort()[4:])
-
-    return torch.randn(6, 3), torch.randn(6, 2, dtype=torch.float64)
+    return TeacherData(x, z, z.argmax(1), x[:, 0].argsort()[:4], x[:, 0].argsort()[4:])
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage" * 99, b"PK\x03\x04" + b"\0" * 99])
-def test_a_damaged_lesson_is_named_and_written_anew(tmp_path, content):
-    taught = lesson()
+def test_a_damaged_file_of_a_teacher_is_named_and_written_again(tmp_path, content):
+    taught = teacher_data()
     file = tmp_path / f"lesson-{taught.digest}.pt"
     file.write_bytes(content)
     with (
-        pytest.warns(UserWarning, match=r"lesson-\w+.pt is damaged, so it is written anew\.$"),
-        taught.kept(tmp_path) as kept,
+        pytest.warns(UserWarning, match=r"lesson-\w+.pt is damaged, so it is written again\.$"),
+        taught.saved(tmp_path) as kept,
     ):
-        assert Lesson.read(str(kept)).digest == taught.digest
-    with taught.kept(tmp_path):
+        assert TeacherData.read(str(kept)).digest == taught.digest
+    with taught.saved(tmp_path):
         pass  # without a warning
 
 
-def test_a_lesson_that_cannot_be_read_says_which_file_it_is(tmp_path):
+def test_a_file_of_a_teacher_that_cannot_be_read_is_named(tmp_path):
     noise_there(tmp_path / "lesson-1.pt")
-    with pytest.raises(ValueError, match=r"lesson-1.pt holds no lesson \(\w+\): delete it, and"):
-        Lesson.read(str(tmp_path / "lesson-1.pt"))
+    with pytest.raises(ValueError, match=r"lesson-1.pt holds no data of a teacher \(\w+\): del"):
+        TeacherData.read(str(tmp_path / "lesson-1.pt"))
 
 
 # --- whatever is in them

@@ -1,13 +1,13 @@
 r"""Effective model complexity of a training procedure: how many samples the user's code can fit.
 
-`lightning_effcx.metrics.emc` defines it. Here is how it is found: the user's Lightning code trains
-on fresh subsamples of many sizes, several of each, and every training ends with the error on its
-own samples, in eval mode, and against the labels that it was given, wrong ones included. The
-complexity is the largest of these sizes whose mean error is at most epsilon. It is a property of
-the whole procedure: of a Trainer with more epochs, it is another.
+`lightning_effcx.metrics.emc` defines it, and this study measures it. The user's Lightning code
+trains on random subsamples of many sizes, several times at each size. After a training, its error
+on its own samples is measured in eval mode, against the labels that it was trained on (wrong ones
+included). The complexity is the largest size whose mean error is at most epsilon. It belongs to the
+whole procedure: a Trainer with more epochs has another one.
 
-The test error along the number of samples, beside it, peaks where the two numbers are alike: double
-descent.
+The test error is measured, too. Along the number of samples it peaks where that number is about the
+complexity: double descent.
 
 Nakkiran, Kaplun, Bansal, Yang, Barak, Sutskever, "Deep Double Descent: Where Bigger Models and More
 Data Hurt", ICLR 2020.
@@ -34,8 +34,8 @@ from lightning_effcx.studies.training import (
     SubsampleTraining,
 )
 
-_APART = sqrt(2)  # sizes of the grid are at least that factor apart,
-_FINE = 1.1  # and neighbours of the complexity at most that one, after refinement
+_APART = sqrt(2)  # the least factor between two default sizes
+_FINE = 1.1  # the largest factor between the complexity and the next larger size, after bisection
 
 
 def effective_model_complexity(  # noqa: PLR0913 all by name
@@ -60,51 +60,53 @@ def effective_model_complexity(  # noqa: PLR0913 all by name
 ) -> EMCStudy:
     """Find the effective model complexity of a training procedure by training it many times.
 
-    Results are the same whatever the executor. A training that fails does not end the study, and
-    the mean is over the others.
+    The result does not depend on the executor. A training that fails does not end the study; means
+    are over the trainings that succeeded.
 
     Args:
-        make_module: Makes the `LightningModule` to train. For processes it must be picklable, as
-            must `make_trainer` and `network`: a function of a module, or a `functools.partial`.
-        dataset: The samples: tensors `(x, y)`, or a dataset with a length and items `(x, y)`,
-            without augmentation, which belongs into the module. They are read into memory once.
-        epsilon: Up to which mean error samples count as fitted.
-        sizes: Numbers of samples to train on. By default powers of two up to the whole dataset,
-            refined between the complexity and the next larger one until they are a tenth apart,
-            unless the training errors fall with the size by more than their error bars: bisection
-            would be no search then.
-        including: More sizes to train on, such as that of the samples at hand.
-        repeats: How many trainings of each size, each on samples of its own.
-        label_noise: The probability of a label to be replaced by another class, drawn once for
+        make_module: Makes the `LightningModule` of each training. For other processes it must be
+            picklable, as must `make_trainer` and `network`: a function of a module, or a
+            `functools.partial`.
+        dataset: The samples: tensors `(x, y)`, or a dataset with a length and items `(x, y)`. It is
+            read into memory once, so put random augmentation into the module.
+        epsilon: The mean error up to which samples count as fitted.
+        sizes: The numbers of samples to train on. By default powers of two, up to the whole
+            dataset. The study then bisects between the complexity and the next larger size, until
+            they differ by a tenth. It does not bisect if the training error falls with the size by
+            more than its error bars, because then larger sizes may be fitted, too.
+        including: Sizes to train on as well, such as the number of samples that you have.
+        repeats: How many trainings of each size; each has its own random samples.
+        label_noise: The probability that a label is replaced by another class. It is drawn once for
             each sample and repeat.
-        make_trainer: Makes a new Trainer for each training. By default one that trains for 100
-            epochs and leaves no files. Its progress bar and model summary are not shown: there are
-            many of them, and the study shows its own progress.
-        executor: Where trainings run, as in `run_jobs`; by default here. All samples go along with
-            each: to processes of this machine in shared memory, to others over the network.
-        seed: Of the study, from which those of the trainings derive.
-        folder: Where results are kept: what is there is not trained again, also at another epsilon
-            or with more sizes or repeats.
-        test: Samples for the test error, in the form of `dataset`; they get no label noise.
-        batch_size: Of the training. A single sample that is left over waits for another epoch.
+        make_trainer: Makes the Trainer of each training. By default a Trainer of 100 epochs that
+            writes no files. Its progress bar and model summary are not shown.
+        executor: Where the trainings run, as in `run_jobs`; by default in this process. All samples
+            are sent along with each training: in shared memory to processes of this machine, over
+            the network to others.
+        seed: The seed of the study, from which the seeds of all trainings derive.
+        folder: Where results are kept. What is there is not trained again, also with another
+            epsilon, other sizes or more repeats.
+        test: The samples for the test error, in the form of `dataset`. They get no label noise.
+        batch_size: The batch size of the training. If a single sample is left over in an epoch, it
+            is left out, because BatchNorm refuses a batch of one.
         network: What to evaluate, such as `lambda module, x: module(x)[0]`; by default the module.
-        threshold: Above which a single output decides for class 1.
-        threads: Of torch, in each training.
-        progress: Show a bar, if this is a terminal.
+        threshold: The value above which a single output decides for class 1.
+        threads: How many threads torch uses in each training.
+        progress: Whether to show a bar, if this is a terminal.
 
     Raises:
-        RuntimeError: All trainings failed, or the executor did.
+        RuntimeError: All trainings failed, or the executor broke.
     """
     check_epsilon(epsilon)
     check_count("repeats", repeats)
     check_seed(seed)
-    samples = Samples.of(dataset)
+    samples = Samples.read(dataset)
     grid = _grid(sizes, including, len(samples))
     work = SubsampleTraining(
         make_module=make_module,
         make_trainer=make_trainer,
         samples=samples,
-        test=None if test is None else Samples.of(test),
+        test=None if test is None else Samples.read(test),
         label_noise=label_noise,
         batch_size=batch_size,
         seed=seed,
@@ -118,17 +120,17 @@ def effective_model_complexity(  # noqa: PLR0913 all by name
             _jobs(sizes, repeats, seed),
             executor=executor,
             folder=folder,
-            study=_identity(work),
+            study=_identify(work),
             threads=threads,
             progress=progress,
         )
 
     rows = train(grid)
     found = EMCStudy.of(rows, epsilon)
-    while sizes is None and (between := _between(found)):
-        rows += train([between])
+    while sizes is None and (n := _next_size(found)):
+        rows += train([n])
         found, before = EMCStudy.of(rows, epsilon), found
-        if len(found.table) == len(before.table):  # all trainings failed
+        if len(found.table) == len(before.table):  # all trainings of that size failed
             break
     if folder is not None:
         write_found(folder, found.as_json())
@@ -167,16 +169,16 @@ def _jobs(sizes: Iterable[int], repeats: int, seed: int) -> list[Job]:
     ]
 
 
-def _between(found: EMCStudy) -> int | None:
-    """Return the size at which to bisect next; `None` if there is none, or no reason to."""
+def _next_size(found: EMCStudy) -> int | None:
+    """Return the size at which to bisect next; `None` if bisection has ended or is no search."""
     lower, upper = found.emc, found.interval[1]
     if upper is None or not lower or not found.monotone or upper <= lower * _FINE:
         return None
     return round(sqrt(lower * upper)) if upper > lower + 1 else None
 
 
-def _identity(work: SubsampleTraining) -> Study:
-    """Say what the trainings of a folder share; epsilon, sizes and repeats may change."""
+def _identify(work: SubsampleTraining) -> Study:
+    """Return what all trainings of a folder share; epsilon, sizes and repeats may change."""
     known = [work.samples, *([work.test] if work.test else [])]
     return Study(
         "emc",
@@ -195,18 +197,20 @@ def _identity(work: SubsampleTraining) -> Study:
     )
 
 
-def _name(made_by: Any) -> str:
-    """Name a callable as in the code; of a partial with the plain values it is given."""
-    if isinstance(made_by, partial):
-        given = [("", value) for value in made_by.args]
-        given += [(f"{name}=", value) for name, value in made_by.keywords.items()]
-        return f"{_name(made_by.func)}({', '.join(f'{name}{_told(v)}' for name, v in given)})"
-    if made_by is None:
+def _name(function: Any) -> str:
+    """Return the name of a callable in the code; of a partial with its plain arguments."""
+    if isinstance(function, partial):
+        given = [("", value) for value in function.args]
+        given += [(f"{name}=", value) for name, value in function.keywords.items()]
+        arguments = ", ".join(f"{name}{_argument(value)}" for name, value in given)
+        return f"{_name(function.func)}({arguments})"
+    if function is None:
         return "default"
-    named = made_by if hasattr(made_by, "__qualname__") else type(made_by)
+    named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}:{named.__qualname__}"
 
 
-def _told(value: Any) -> str:
+def _argument(value: Any) -> str:
+    """Return an argument as text. What is not plain is named by its type: its repr may change."""
     plain = value is None or isinstance(value, (str, int, float, Path))
     return repr(value) if plain else type(value).__qualname__

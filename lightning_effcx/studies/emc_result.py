@@ -1,4 +1,4 @@
-"""Complexity: what trainings on many numbers of samples found, as a table, JSON and a figure."""
+"""The result of a study of effective model complexity, as a table, as JSON and as a figure."""
 
 import json
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from math import isfinite, sqrt
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 from rich.table import Table
 
@@ -16,20 +16,23 @@ from lightning_effcx.studies.runner import Row
 if TYPE_CHECKING:
     from lightning_effcx.plotting import Axes, Figure
 
-_BARS = 3  # standard errors: many pairs are compared
+_Points: TypeAlias = list[tuple[float, float | None, float | None]]
+"""Where, and how large an error is, and its standard error."""
+
+_BARS = 3  # standard errors; not 2, because many pairs are compared
 
 
 @dataclass(frozen=True)
 class EMCRow:
-    """What came of the trainings on `n` samples.
+    """The mean errors of the trainings on `n` samples.
 
     Attributes:
         n: The number of samples.
-        train_error: The mean error on the samples of the training itself.
-        train_stderr: Its standard error over repeats; `None` without a repeat.
-        test_error: The mean error on the test samples; `None` without such.
-        test_stderr: Its standard error over repeats; `None` without a repeat.
-        repeats: How many trainings there were; those that failed do not count.
+        train_error: The mean error of each training on its own samples.
+        train_stderr: The standard error of `train_error` over repeats; `None` for one training.
+        test_error: The mean error on the test samples; `None` without test samples.
+        test_stderr: The standard error of `test_error` over repeats; `None` for one training.
+        repeats: How many trainings succeeded.
     """
 
     n: int
@@ -41,23 +44,26 @@ class EMCRow:
 
     @property
     def bar(self) -> float:
-        """How far `train_error` may be off: few repeats may agree by chance, samples less so."""
-        share = sqrt(self.train_error * (1 - self.train_error) / (self.n * self.repeats))
-        return _BARS * max(share, self.train_stderr or 0)
+        """How far `train_error` may be off.
+
+        A few repeats may agree by chance, so the bar is at least that of a share of the samples.
+        """
+        binomial = sqrt(self.train_error * (1 - self.train_error) / (self.n * self.repeats))
+        return _BARS * max(binomial, self.train_stderr or 0)
 
 
 @dataclass(frozen=True)
 class EMCStudy:
-    """The effective model complexity of a training procedure, and the trainings that show it.
+    """The effective model complexity of a training procedure, and the errors it follows from.
 
     Attributes:
-        emc: The largest size whose mean training error is at most epsilon; 0 where there is none.
-        interval: The next smaller size that was observed, or 0, and the next larger, or `None`.
-        epsilon: Up to which error samples count as fitted.
-        table: What came of each size, ascending.
-        monotone: Whether the training errors rise with the size, within their error bars. Where
-            they do not, sizes beyond the complexity may be fitted again.
-        failures: Why trainings failed, by their keys. Sizes of which all did are not in the table.
+        emc: The largest size whose mean training error is at most epsilon; 0 if there is none.
+        interval: The next smaller size that was tried, or 0; and the next larger one, or `None`.
+        epsilon: The error up to which samples count as fitted.
+        table: The errors at each size, ascending. A size at which all trainings failed is missing.
+        monotone: Whether the training errors rise with the size, within their error bars. If they
+            do not, sizes beyond `emc` may be fitted, too.
+        failures: Why trainings failed, by key.
     """
 
     emc: int
@@ -69,12 +75,10 @@ class EMCStudy:
 
     @classmethod
     def of(cls, rows: Sequence[Row], epsilon: float) -> Self:
-        """Gather the rows of all trainings."""
+        """Average the rows of all trainings."""
         fine = [row for row in rows if not row.error]
         if not fine:
-            raise RuntimeError(
-                f"none of {len(rows)} trainings succeeded, the first failed with: {rows[0].error}"
-            )
+            raise RuntimeError(f"all trainings failed, the first one with: {rows[0].error}")
         found = observed_emc(
             [row.job.arguments["n"] for row in fine],
             [row.values["train_error"] for row in fine],
@@ -92,47 +96,48 @@ class EMCStudy:
 
     @property
     def censored(self) -> bool:
-        """Whether the largest size is still fitted, so that the true value may be any larger."""
+        """Whether the largest size is fitted, so that `emc` is only a lower bound."""
         return self.interval[1] is None
 
     def at(self, n: int) -> EMCRow | None:
-        """Return what came of the trainings on `n` samples; `None` if none succeeded."""
+        """Return the errors at `n` samples; `None` if no training succeeded."""
         return next((row for row in self.table if row.n == n), None)
 
     def summary(self) -> str:
-        """Say in one sentence what was found."""
-        found = f"effective model complexity {self.shown()} at error {self.epsilon:g}"
+        """Return the finding in one sentence."""
+        found = f"effective model complexity {self.emc_text()} at error {self.epsilon:g}"
         beyond = ": all sizes are fitted" if self.censored else f", below {self.interval[1]}"
         doubt = "" if self.monotone else "; training errors fall somewhere, so it may be larger"
         count = len(self.failures)
         failed = f"; {count} training{'s' if count > 1 else ''} failed" if count else ""
         return f"{found}{beyond}{doubt}{failed}"
 
-    def shown(self) -> str:
-        """Write the complexity as what is known of it."""
+    def emc_text(self) -> str:
+        """Return the complexity as text, with `≥` if it is a lower bound."""
         return f"≥ {self.emc}" if self.censored else str(self.emc)
 
     def as_table(self) -> Table:
-        """Lay it out for a terminal: a row for every size, a line below the complexity."""
+        """Return a table for a terminal: a row for each size, with a line below the complexity."""
         table = Table(caption=self.summary())
         tested = any(row.test_error is not None for row in self.table)
         for name in ("samples", "training error", *(["test error"] if tested else []), "repeats"):
             table.add_column(name, justify="right", no_wrap=True)
         for row in self.table:
-            errors = [shown(row.train_error, row.train_stderr)]
-            errors += [shown(row.test_error, row.test_stderr)] if tested else []
+            errors = [number_text(row.train_error, row.train_stderr)]
+            if tested:
+                errors.append(number_text(row.test_error, row.test_stderr))
             table.add_row(str(row.n), *errors, str(row.repeats), end_section=row.n == self.emc)
         return table
 
     def as_json(self) -> str:
-        """Write it as JSON."""
+        """Return everything as JSON."""
         entries = asdict(self) | {"censored": self.censored}
         return json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def plot(self) -> "Figure":
         """Draw the errors over the number of samples, with epsilon and the complexity.
 
-        Bars are one standard error over repeats on both sides.
+        The bars are one standard error over repeats on both sides.
         """
         from lightning_effcx.plotting import Figure, label_logarithms, simplify  # noqa: PLC0415 an extra
 
@@ -141,7 +146,7 @@ class EMCStudy:
         draw_errors(axes, [(row.n, row) for row in self.table])
         axes.axhline(self.epsilon, color="black", linestyle=":", label=f"ε = {self.epsilon:g}")
         if self.emc:
-            name = f"EMC {'' if self.censored else '= '}{self.shown()}"
+            name = f"EMC {'' if self.censored else '= '}{self.emc_text()}"
             axes.axvline(self.emc, color="black", linestyle="--", linewidth=1, label=name)
         label_logarithms(axes, "x", [row.n for row in self.table])
         axes.set_xlabel("samples", fontsize="small")
@@ -152,32 +157,37 @@ class EMCStudy:
 
 
 def draw_errors(axes: "Axes", rows: Sequence[tuple[float, EMCRow]]) -> None:
-    """Draw training and test error, where it is known, over what stands before each row."""
+    """Draw training and test errors, as far as they are known.
+
+    Args:
+        axes: The panel.
+        rows: The errors, each with its place on the horizontal axis.
+    """
     from lightning_effcx.plotting import COLOURS  # noqa: PLC0415 an extra
 
-    for which, marker, colour in (("train", "o", COLOURS[0]), ("test", "s", COLOURS[1])):
-        places, errors, bars = [], [], []
-        for place, row in rows:
-            if (error := getattr(row, f"{which}_error")) is not None:
-                places.append(place)
-                errors.append(error)
-                bars.append(getattr(row, f"{which}_stderr") or 0.0)
-        name = {"train": "training", "test": "test"}[which]
-        if places:
+    train: _Points = [(place, row.train_error, row.train_stderr) for place, row in rows]
+    test: _Points = [(place, row.test_error, row.test_stderr) for place, row in rows]
+    styles = {"training": ("o", COLOURS[0]), "test": ("s", COLOURS[1])}
+    for name, points in {"training": train, "test": test}.items():
+        marker, colour = styles[name]
+        known = [(place, error, bar or 0.0) for place, error, bar in points if error is not None]
+        if known:
+            places, errors, bars = zip(*known, strict=True)
             axes.errorbar(
                 places, errors, bars, marker=marker, markersize=3, color=colour, label=name
             )
     axes.set_ylim(bottom=0)
 
 
-def shown(value: float | None, stderr: float | None = None) -> str:
-    """Write a number of a table, with its error bar if it has one; nothing where there is none."""
+def number_text(value: float | None, stderr: float | None = None) -> str:
+    """Return a number of a table as text, with its standard error if known; empty for `None`."""
     if value is None:
         return ""
     return f"{value:.3f}" if stderr is None else f"{value:.3f} ± {stderr:.3f}"
 
 
 def _table(found: EMC, rows: Sequence[Row]) -> tuple[EMCRow, ...]:
+    """Return the mean errors at each size; training errors are averaged in `found`."""
     columns = (found.sizes, found.errors, found.stderrs, found.repeats)
     table = []
     for n, error, stderr, repeats in zip(*(column.tolist() for column in columns), strict=True):
@@ -197,7 +207,10 @@ def _table(found: EMC, rows: Sequence[Row]) -> tuple[EMCRow, ...]:
 
 
 def _rises(table: Sequence[EMCRow]) -> bool:
-    """Tell whether no error is clearly below that of a smaller size, if only by many steps."""
+    """Tell whether no size has an error that is clearly below the error of a smaller size.
+
+    All pairs are compared, not only neighbours: many small steps may add up to a clear fall.
+    """
     return all(
         more.train_error >= less.train_error - sqrt(less.bar**2 + more.bar**2)
         for less, more in combinations(table, 2)

@@ -1,20 +1,21 @@
-"""Label noise: some labels are wrong, the same ones for as long as one repeat of a study lasts."""
+"""Label noise: some labels are replaced by wrong ones, the same in all trainings of one repeat."""
 
 import torch
 from torch import Generator, Tensor
 
 
 def noisy_labels(labels: Tensor, noise: float, generator: Generator) -> Tensor:
-    """Replace each label, with probability `noise`, by one of the other classes, all alike likely.
+    """Replace each label, with probability `noise`, by another class; all others are as likely.
 
-    Never by its own: of noisy labels a share of `noise` is wrong, as in Nakkiran et al. 2020, while
-    others draw from all classes, so that some stay right. The classes are those among the labels.
+    A label is never replaced by itself, so a share of `noise` of the labels is wrong, as in
+    Nakkiran et al. 2020. (Others draw from all classes, so some labels stay right by chance.) The
+    classes are the values that occur among the labels.
 
     Args:
         labels: `(n,)`, whole numbers.
-        noise: Between 0 and 1.
-        generator: Draws once for each sample, whatever the noise, so that what is wrong at one
-            noise is as wrong at any larger.
+        noise: The probability, between 0 and 1.
+        generator: Draws the same numbers at any noise, so a label that is wrong at one noise has
+            the same wrong class at any larger noise.
 
     Example:
         >>> noisy_labels(torch.tensor([0, 1, 2, 1]), 1.0, Generator().manual_seed(0))
@@ -23,8 +24,8 @@ def noisy_labels(labels: Tensor, noise: float, generator: Generator) -> Tensor:
     classes, which = labels.unique(return_inverse=True)
     if noise and len(classes) < 2:  # noqa: PLR2004 another one is needed
         raise ValueError(
-            f"all labels are {labels[0]}: expected two classes or more, for label noise to choose "
-            "another."
+            f"all labels are {labels[0]}, but label noise replaces labels by another class: "
+            "expected labels of at least two classes."
         )
     draws = torch.rand(2, len(labels), dtype=torch.float64, generator=generator)
     others = max(len(classes) - 1, 1)

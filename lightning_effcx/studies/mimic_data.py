@@ -1,7 +1,7 @@
-"""Lessons: what a teacher returns for samples, and which of these its students see.
+"""The data of a study of students: samples, the teacher's logits, and which samples are held out.
 
-What the teacher returns is computed once, and written with the samples to one file, which trainings
-read wherever they run.
+The teacher is evaluated once. Samples and logits are written to one file, `lesson-….pt`, which the
+trainings of all students read, in whichever process they run.
 """
 
 import warnings
@@ -24,21 +24,23 @@ from lightning_effcx.studies.runner import digest_of
 from lightning_effcx.targets import decisions
 
 Examples: TypeAlias = Dataset[Any] | tuple[Tensor, ...]
-"""A dataset of `(x, y)`, or of x alone, or tensors of all of them."""
+"""A dataset of `(x, y)` or of x alone, or the tensors of all samples."""
 
-_BATCH = 256  # samples that the teacher is given at once
+_BATCH = 256  # samples that the teacher evaluates at once
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
-    """What students are taught.
+class TeacherData:
+    """Samples with the logits that their teacher gives them.
+
+    The names of the attributes are also those in the file.
 
     Attributes:
         x: The samples `(n, ...)`.
         z: The teacher's logits `(n, k)`.
-        y: The classes `(n,)`; empty where they are not asked for.
-        seen: Which samples the students see,
-        held: and which not.
+        y: The classes `(n,)`; empty if the study has no labels.
+        seen: The indices of the samples that students are fitted to.
+        held: The indices of the samples that are held out.
     """
 
     x: Tensor
@@ -57,28 +59,31 @@ class Lesson:
         *,
         labelled: bool,
     ) -> Self:
-        """Ask the teacher for its logits, once."""
+        """Evaluate the teacher at all samples."""
         if isinstance(held_out, (int, float)):
             check_share(held_out)
-            x, z, y = _taught(network, dataset, labelled=labelled)
+            x, z, y = _evaluate_teacher(network, dataset, labelled=labelled)
             held, seen = split_samples(len(x), held_out, seed)
         else:
-            parts = [_taught(network, part, labelled=labelled) for part in (dataset, held_out)]
+            parts = [
+                _evaluate_teacher(network, part, labelled=labelled) for part in (dataset, held_out)
+            ]
             x, z, y = (torch.cat(both) for both in zip(*parts, strict=True))
             seen, held = torch.arange(len(x)).split([len(part[0]) for part in parts])
         check_finite(z)
-        lesson = cls(x, z, y, seen, held)
-        _ = lesson.judged(z[held]).gap  # refuses a teacher whose outputs are all the same
-        return lesson
+        return cls(x, z, y, seen, held)
 
     @property
     def digest(self) -> str:
-        """What tells it from other lessons."""
+        """A hash of everything, by which a folder recognizes the data."""
         return digest_of(vars(self).values())
 
     @contextmanager
-    def kept(self, folder: Path | None) -> Iterator[Path]:
-        """Write it to a file of the folder, where it stays, or else to one for the time inside."""
+    def saved(self, folder: Path | None) -> Iterator[Path]:
+        """Save the data, and yield the file; without a folder to a file that is deleted at the end.
+
+        In a folder the file stays, unless it turns out inside that the folder is another study's.
+        """
         with ExitStack() as stack:
             if folder is None:
                 folder = Path(stack.enter_context(TemporaryDirectory(prefix="effcx-")))
@@ -88,7 +93,7 @@ class Lesson:
             if is_new or not self._is_in(file):
                 part = file.with_suffix(".part")
                 torch.save(vars(self), part)
-                part.replace(file)  # so that it is never half there
+                part.replace(file)  # at once, so that a kill leaves no half file
             try:
                 yield file
             except ValueError:  # the folder holds another study
@@ -97,52 +102,57 @@ class Lesson:
                 raise
 
     def _is_in(self, file: Path) -> bool:
-        """Tell whether a file holds this lesson; warn if it is damaged."""
+        """Tell whether a file holds exactly these data; warn if it is damaged."""
         try:
             is_same = self.read(str(file)).digest == self.digest
         except ValueError:
             is_same = False
         if not is_same:
-            warnings.warn(f"{visible(file)} is damaged, so it is written anew.", stacklevel=2)
+            warnings.warn(f"{visible(file)} is damaged, so it is written again.", stacklevel=2)
         return is_same
 
     @classmethod
     def read(cls, file: str) -> Self:
-        """Read what was kept."""
+        """Read a file that `saved` wrote."""
         try:
             with open_regular(Path(file)) as opened:
                 return cls(**torch.load(opened, weights_only=True))
-        except Exception as error:  # torch raises many sorts for damaged files
+        except Exception as error:  # torch raises many types of errors for damaged files
             raise ValueError(
-                f"{visible(file)} holds no lesson ({type(error).__name__}): delete it, and run the "
-                "study again."
+                f"{visible(file)} holds no data of a teacher ({type(error).__name__}): delete it, "
+                "and run the study again."
             ) from error
 
-    def judged(self, outputs: Tensor) -> Fidelity:
-        """Compare outputs at the samples held out with the teacher's."""
-        return fidelity(outputs, self.z[self.held], self.z[self.seen].mean(0))
-
     def accuracy(self, outputs: Tensor) -> dict[str, float]:
-        """Share of the samples held out for which outputs decide for the class, if it is known."""
+        """Return for how many of the held out samples outputs decide for the label, as a share.
+
+        The dictionary is empty if the study has no labels.
+        """
         if not len(self.y):
             return {}
         return {"accuracy": float((decisions(outputs) == self.y[self.held]).double().mean())}
 
-    def figures(self, outputs: Tensor) -> dict[str, float]:
-        """All that is said of outputs at the samples held out."""
-        found = self.judged(outputs)
-        figures = {
+    def scores(self, outputs: Tensor) -> dict[str, float]:
+        """Compare outputs at the held out samples with the teacher's; return all scores by name.
+
+        Raises:
+            ValueError: The teacher's outputs are the same for all samples.
+        """
+        found: Fidelity = fidelity(outputs, self.z[self.held], self.z[self.seen].mean(0))
+        scores = {
             "r2": found.r2,
             "r2_stderr": found.gap_stderr,
             "mse": 2 * found.loss / outputs.shape[1],
             "agreement": found.agreement,
             "agreement_stderr": found.agreement_stderr,
         } | self.accuracy(outputs)
-        return {name: value for name, value in figures.items() if value is not None}
+        return {name: value for name, value in scores.items() if value is not None}
 
 
-def _taught(network: Network, data: Examples, *, labelled: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Return samples, the teacher's logits in float64, and classes if asked for."""
+def _evaluate_teacher(
+    network: Network, data: Examples, *, labelled: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return samples, the teacher's logits in float64, and classes if the study has labels."""
     dataset = TensorDataset(*data) if isinstance(data, tuple) else data
     device = next((p.device for p in module_of(network).parameters()), torch.device("cpu"))
     xs, zs, ys = [], [], []
@@ -160,14 +170,16 @@ def _taught(network: Network, data: Examples, *, labelled: bool) -> tuple[Tensor
                 )
             xs.append(x.detach().cpu())
             zs.append(logits(network, x.to(device), len(x), centred=False).cpu())
-            ys += [torch.as_tensor(rest[0]).cpu()] if labelled else []
+            if labelled:
+                ys.append(torch.as_tensor(rest[0]).cpu())
     if not xs:
-        raise ValueError("the dataset has no samples, expected some to fit students at.")
+        raise ValueError("the dataset has no samples: expected some to fit students to.")
     x, z = torch.cat(xs), torch.cat(zs)
     return x, z, _classes(torch.cat(ys), z.shape[1]) if labelled else torch.zeros(0).long()
 
 
 def _classes(y: Tensor, outputs: int) -> Tensor:
+    """Return labels as whole numbers `(n,)`; refuse what is no class of the network."""
     most = max(outputs, 2) - 1
     if y.numel() != len(y) or not torch.equal(y.double(), y.double().round().clamp(0, most)):
         raise ValueError(
@@ -178,7 +190,7 @@ def _classes(y: Tensor, outputs: int) -> Tensor:
 
 
 def module_of(network: Network) -> nn.Module:
-    """Return the module that a network is, or is a method of; an empty one if it is neither."""
+    """Return the module of a network that is one, or a method of one; else an empty module."""
     owner = getattr(network, "__self__", network)
     return owner if isinstance(owner, nn.Module) else nn.Module()
 

@@ -1,4 +1,4 @@
-"""Mimicry: what a study of students found, as a table, as JSON and as a figure."""
+"""The result of a study of students, as a table, as JSON and as a figure."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -6,28 +6,30 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from lightning_effcx.studies.emc_result import shown
+from lightning_effcx.studies.emc_result import number_text
 
 if TYPE_CHECKING:
     from lightning_effcx.plotting import Axes, Figure
 
 
 @dataclass(frozen=True)
-class Mimicry:
-    """How well one network does what the teacher does, at the samples held out.
+class MimicRow:
+    """How well one network, a student or the teacher, does what the teacher does.
+
+    All scores are over the samples that were held out.
 
     Attributes:
-        hidden: How many hidden units the student has; `None` for the teacher.
-        parameters: How many it has; `None` for a teacher that is no module.
-        relative: That, as a share of how many the teacher has.
-        r2: Share of the spread of the teacher's logits that it explains.
-        r2_stderr: Standard error of that.
-        mse: Mean square of what it misses, over samples and logits.
-        agreement: Share of the samples for which it decides as the teacher does.
-        agreement_stderr: Standard error of that.
-        accuracy: Share of the samples for which it decides for the label.
-        accuracy_on_labels: The same, when the student is fitted to the labels.
-        error: Why one of its trainings failed, if one did.
+        hidden: The number of hidden units of the student; `None` for the teacher.
+        parameters: The number of parameters; `None` for a teacher that is no module.
+        relative: The number of parameters, divided by the teacher's.
+        r2: The share of the variance of the teacher's logits that the network explains.
+        r2_stderr: The standard error of `r2`.
+        mse: The mean squared error, over samples and logits.
+        agreement: The share of the samples for which the network decides as the teacher does.
+        agreement_stderr: The standard error of `agreement`.
+        accuracy: The share of the samples for which the network decides for the label.
+        accuracy_on_labels: The accuracy of the student after fitting it to the labels.
+        error: Why a training of the student failed; empty if none did.
     """
 
     hidden: int | None = None
@@ -43,7 +45,7 @@ class Mimicry:
     error: str = ""
 
     def within(self, tolerance: float) -> bool:
-        """Tell whether it misses at most this share of the spread, and of the decisions."""
+        """Tell whether both `r2` and `agreement` are at most this far below 1."""
         if self.r2 is None or self.agreement is None:
             return False
         return min(self.r2, self.agreement) >= 1 - tolerance
@@ -51,38 +53,38 @@ class Mimicry:
 
 @dataclass(frozen=True)
 class MimicStudy:
-    """What a study found.
+    """The students of one teacher, and how well each does what the teacher does.
 
     Attributes:
         table: The students, from the smallest to the largest, then the teacher.
-        tolerance: What a student may miss.
+        tolerance: The share of variance and decisions that a student may miss.
     """
 
-    table: tuple[Mimicry, ...]
+    table: tuple[MimicRow, ...]
     tolerance: float
 
     @property
     def size(self) -> int | None:
-        """Hidden units of the smallest student within tolerance; `None` if there is none."""
+        """The number of hidden units of the smallest student within tolerance, or `None`."""
         return next((row.hidden for row in self.students if row.within(self.tolerance)), None)
 
     @property
-    def students(self) -> tuple[Mimicry, ...]:
+    def students(self) -> tuple[MimicRow, ...]:
         """The rows of the students."""
         return self.table[:-1]
 
     @property
-    def teacher(self) -> Mimicry:
+    def teacher(self) -> MimicRow:
         """The row of the teacher."""
         return self.table[-1]
 
     @property
     def failures(self) -> dict[str, str]:
-        """Why trainings failed, by the size of the student."""
+        """Why trainings failed, by the size of their student."""
         return {f"{row.hidden} units": row.error for row in self.students if row.error}
 
     def as_table(self) -> Table:
-        """Lay it out for a terminal, the smallest student within tolerance in bold."""
+        """Return a table for a terminal, with the smallest student within tolerance in bold."""
         size = self.size
         found = f"{size} units are" if size else f"none of {len(self.students)} students is"
         table = Table(caption=f"{found} within {self.tolerance:g} of the teacher")
@@ -92,23 +94,24 @@ class MimicStudy:
         for name in ("accuracy", "on labels") if labelled else ():
             table.add_column(name, justify="right")
         for row in self.table:
+            accuracies = (row.accuracy, row.accuracy_on_labels) if labelled else ()
             cells = [
                 "teacher" if row.hidden is None else str(row.hidden),
                 "" if row.parameters is None else str(row.parameters),
-                shown(row.relative),
-                shown(row.r2, row.r2_stderr),
+                number_text(row.relative),
+                number_text(row.r2, row.r2_stderr),
                 "" if row.mse is None else f"{row.mse:.3g}",
-                shown(row.agreement, row.agreement_stderr),
-                *([shown(row.accuracy), shown(row.accuracy_on_labels)] if labelled else []),
+                number_text(row.agreement, row.agreement_stderr),
+                *map(number_text, accuracies),
             ]
-            is_size = size is not None and row.hidden == size
-            table.add_row(*cells, style="bold" if is_size else None)
+            is_smallest = size is not None and row.hidden == size
+            table.add_row(*cells, style="bold" if is_smallest else None)
         for column in table.columns:
             column.no_wrap = True
         return table
 
     def as_json(self) -> str:
-        """Write it as JSON; what is unknown becomes null."""
+        """Return everything as JSON, with null for what is unknown."""
         entries = {
             "size": self.size,
             "tolerance": self.tolerance,
@@ -117,15 +120,15 @@ class MimicStudy:
         return json.dumps(entries, indent=2, ensure_ascii=False) + "\n"
 
     def plot(self) -> "Figure":
-        """Draw R² and agreement, and accuracies, over the hidden units."""
+        """Draw R² and agreement over the hidden units, and accuracies if there are labels."""
         from lightning_effcx.plotting import Figure  # noqa: PLC0415 an extra
 
         labelled = self.teacher.accuracy is not None
         figure = Figure((7.5 if labelled else 4, 3), layout="constrained")
-        left, *right = figure.subplots(1, 1 + labelled, squeeze=False)[0]
+        left, *right = figure.subplots(1, 2 if labelled else 1, squeeze=False)[0]
         self._draw(left, {"r2": "R²", "agreement": "agreement"})
         left.axhline(1 - self.tolerance, color="0.5", linestyle=":", label="tolerance")
-        left.set_ylim(bottom=max(left.get_ylim()[0], -0.05))  # a bad student's R² has no bound
+        left.set_ylim(bottom=max(left.get_ylim()[0], -0.05))  # R² has no lower bound
         left.set_title("with the teacher", fontsize="medium", loc="left")
         for axes in right:
             fits = {"accuracy": "fitted to logits", "accuracy_on_labels": "fitted to labels"}
@@ -137,6 +140,7 @@ class MimicStudy:
         return figure
 
     def _draw(self, axes: "Axes", curves: dict[str, str]) -> None:
+        """Draw attributes of the students; `curves` has the label of each in the legend."""
         from lightning_effcx.plotting import COLOURS, label_logarithms, simplify  # noqa: PLC0415 an extra
 
         for (name, label), colour in zip(curves.items(), COLOURS[:2], strict=True):

@@ -1,12 +1,12 @@
-"""Mimic: the size of the smallest shallow network that does what a network does.
+"""Mimic: the size of the smallest shallow network that does what a given network does.
 
-Students with one hidden layer, each larger than the one before, are fitted to the logits of the
-teacher, and once more, from the same weights and in the same steps, to the labels. All are judged
-at samples that they have not seen. Ba and Caruana's finding is that students of a size which learns
-little from labels learn much from logits, often as much as the teacher knows.
+The given network is the teacher. Its students have one hidden layer, of several sizes. Each student
+is fitted to the teacher's logits; then again, from the same weights and with the same steps, to the
+labels. All students are tested at samples that they have not seen. Ba and Caruana found that a
+student which learns little from labels learns much from logits, often as much as the teacher.
 
-What the teacher returns is computed once, here, and written with the samples to one file, which the
-trainings read wherever they run: on a cluster the folder must be one that all its machines see.
+The teacher is evaluated once, in this process. The trainings read its logits from a file. On a
+cluster, all machines must see the folder of the study.
 
 Ba, Caruana, "Do Deep Nets Really Need to be Deep?", NIPS 2014.
 """
@@ -36,8 +36,8 @@ from lightning_effcx.options import (
     check_word,
     refusal,
 )
-from lightning_effcx.studies.mimic_data import Examples, Lesson, module_of, parameters_of
-from lightning_effcx.studies.mimic_result import Mimicry, MimicStudy
+from lightning_effcx.studies.mimic_data import Examples, TeacherData, module_of, parameters_of
+from lightning_effcx.studies.mimic_result import MimicRow, MimicStudy
 from lightning_effcx.studies.runner import Job, Row, Study, TorchSettings, run_jobs, write_found
 
 _ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "linear": None}
@@ -59,29 +59,29 @@ def mimic(  # noqa: PLR0913 all by name
     folder: Path | str | None = None,
     progress: bool = True,
 ) -> MimicStudy:
-    """Find the smallest shallow student that does what a network does, and compare it with labels.
+    """Find the smallest shallow student that does what a network does; also fit it to the labels.
 
-    Every student is fitted as `fit_student` does: in float64, by full-batch steps, a linear one by
-    least squares. The study is the same wherever its trainings run. The network is evaluated
-    as it is in `observing()`, and stays as it is.
+    Students are fitted as by `fit_student`: in float64, by steps on all samples at once, and by
+    least squares if they are linear. The result does not depend on the executor. The network is
+    evaluated in eval mode and is not changed.
 
     Args:
-        network: The teacher, maps `(n, ...)` to logits `(n, k)`.
-        dataset: Examples `(x, y)` with classes y, or x alone if `labels` is false. Where the
-            accuracies are to be fair, the teacher has not seen those that are held out.
-        students: How many hidden units they have.
-        bottleneck: Width of a linear layer before these, as in `ShallowStudent`.
-        activation: Of the hidden units: `relu`, `tanh`, or `linear` for none.
-        tolerance: The share of the logits' spread, 1 - R², and of the decisions that the smallest
-            student may miss.
-        steps: How many steps every training takes.
-        held_out: Which share of the samples the students do not see; or such samples themselves.
-        labels: Whether to fit the students to the labels too.
+        network: The teacher, a map from `(n, ...)` to logits `(n, k)`.
+        dataset: Samples `(x, y)` with classes y, or x alone if `labels` is false. The accuracies
+            are only fair if the teacher was not trained on the samples that are held out.
+        students: The numbers of hidden units of the students.
+        bottleneck: The width of a linear layer before the hidden units, as in `ShallowStudent`.
+        activation: The activation of the hidden units: `relu`, `tanh`, or `linear` for none.
+        tolerance: What the smallest student may miss: a share of the variance of the logits,
+            1 - R², and the same share of the decisions.
+        steps: How many steps each training takes.
+        held_out: The share of the samples that students do not see; or other samples for that.
+        labels: Whether to fit the students to the labels, too.
         executor: Where the trainings run, as in `run_jobs`.
-        seed: Of the students' weights, and of which samples they do not see.
-        folder: Where results are kept, and a study that stopped goes on, as in `run_jobs`. Other
-            students, and another tolerance, may be asked of the same folder.
-        progress: Show a bar, if this is a terminal.
+        seed: The seed of the students' weights, and of the choice of samples to hold out.
+        folder: Where results are kept, and where a study that was stopped goes on, as in
+            `run_jobs`. A folder may be used again with other students or another tolerance.
+        progress: Whether to show a bar, if this is a terminal.
 
     Example:
         >>> x = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
@@ -94,32 +94,31 @@ def mimic(  # noqa: PLR0913 all by name
     check_seed(seed)
     sizes = sorted(set(students))
     with TorchSettings.current().seeded(seed):
-        lesson = Lesson.of(network, dataset, held_out, seed, labelled=labels)
+        data = TeacherData.of(network, dataset, held_out, seed, labelled=labels)
+    # Before the trainings, because it refuses a teacher whose outputs are all the same.
+    teacher = _teacher_row(network, data)
     arguments = {
         "bottleneck": bottleneck,
         "activation": activation,
         "steps": steps,
         "seed": seed,
-        "data": lesson.digest,
+        "data": data.digest,
     }
     jobs = [
         Job.of(f"hidden={size}/on={on}", {"hidden": size, "on": on}, seed=seed)
         for size in sizes
         for on in ("logits", *(["labels"] if labels else []))
     ]
-    with lesson.kept(None if folder is None else Path(folder)) as file:
+    with data.saved(None if folder is None else Path(folder)) as file:
         rows = run_jobs(
-            _Fitting(str(file.resolve()), bottleneck, activation, steps, seed),
+            _FitStudent(str(file.resolve()), bottleneck, activation, steps, seed),
             jobs,
             executor=executor,
             folder=folder,
             study=Study("mimic", arguments),
             progress=progress,
         )
-    known: dict[str, Any] = lesson.figures(lesson.z[lesson.held])
-    if parameters := parameters_of(module_of(network)):
-        known |= {"parameters": parameters, "relative": 1.0}
-    study = MimicStudy(_tabulated(rows, Mimicry(**known)), tolerance)
+    study = MimicStudy((*_student_rows(rows, teacher.parameters), teacher), tolerance)
     if folder is not None:
         write_found(folder, study.as_json())
     return study
@@ -142,8 +141,8 @@ def _check(
 
 
 @dataclass(frozen=True)
-class _Fitting:
-    """Fits the student of a job, from weights that are the same for logits and for labels."""
+class _FitStudent:
+    """The work of a job: fit one student, to logits or to labels from the same first weights."""
 
     file: str
     bottleneck: int | None
@@ -152,29 +151,42 @@ class _Fitting:
     seed: int
 
     def __call__(self, job: Job) -> dict[str, float]:
-        lesson = Lesson.read(self.file)
-        x = lesson.x.flatten(1).double()
+        data = TeacherData.read(self.file)
+        x = data.x.flatten(1).double()
         student = ShallowStudent(
             x.shape[1],
-            lesson.z.shape[1],
+            data.z.shape[1],
             hidden=job.arguments["hidden"],
             bottleneck=self.bottleneck,
             activation=_ACTIVATIONS[self.activation],
             seed=self.seed,
         ).double()
-        seen, by_labels = lesson.seen, job.arguments["on"] == "labels"
+        seen, by_labels = data.seen, job.arguments["on"] == "labels"
         if by_labels:
-            fit_labels(student, x[seen], lesson.y[seen], self.steps)
+            fit_labels(student, x[seen], data.y[seen], self.steps)
         else:
-            fit_outputs(student, x[seen], lesson.z[seen], self.steps)
+            fit_outputs(student, x[seen], data.z[seen], self.steps)
         with torch.no_grad():
-            outputs = student(x[lesson.held])
+            outputs = student(x[data.held])
         if by_labels:
-            return lesson.accuracy(outputs)
-        return lesson.figures(outputs) | {"parameters": parameters_of(student)}
+            return data.accuracy(outputs)
+        return data.scores(outputs) | {"parameters": parameters_of(student)}
 
 
-def _tabulated(rows: Iterable[Row], teacher: Mimicry) -> tuple[Mimicry, ...]:
+def _teacher_row(network: Network, data: TeacherData) -> MimicRow:
+    scores: dict[str, Any] = data.scores(data.z[data.held])
+    if parameters := parameters_of(module_of(network)):
+        scores |= {"parameters": parameters, "relative": 1.0}
+    return MimicRow(**scores)
+
+
+def _student_rows(rows: Iterable[Row], parameters: int | None) -> list[MimicRow]:
+    """Join the two trainings of each student to one row.
+
+    Args:
+        rows: The trainings, those on logits before those on labels.
+        parameters: How many the teacher has, if that is known.
+    """
     table: dict[int, dict[str, Any]] = {}
     for row in rows:
         size = row.job.arguments["hidden"]
@@ -184,7 +196,6 @@ def _tabulated(rows: Iterable[Row], teacher: Mimicry) -> tuple[Mimicry, ...]:
             entries |= {f"{name}_on_labels": value for name, value in row.values.items()}
         elif row.values:
             entries |= row.values | {"parameters": int(row.values["parameters"])}
-            if teacher.parameters:
-                entries["relative"] = entries["parameters"] / teacher.parameters
-        table[size] = entries
-    return (*(Mimicry(**entries) for entries in table.values()), teacher)
+            if parameters:
+                entries["relative"] = entries["parameters"] / parameters
+    return [MimicRow(**entries) for entries in table.values()]

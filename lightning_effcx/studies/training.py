@@ -1,4 +1,4 @@
-"""Training: the user's Lightning code, run on some of the samples, and the errors it ends with."""
+"""Training: run the user's Lightning code on a random subsample, and measure its errors."""
 
 import logging
 import signal
@@ -20,12 +20,12 @@ from lightning_effcx.options import check_count, check_number, refusal
 from lightning_effcx.studies.label_noise import noisy_labels
 from lightning_effcx.studies.runner import Job
 
-# A LightningModule and a Trainer, of either package: both take seconds to import, also for those
-# studies and processes that have no use for them.
+# `Any` is a LightningModule and a Trainer of either of Lightning's two packages. This file imports
+# neither at its top, because both take seconds, and not every study and process needs them.
 MakeModule: TypeAlias = Callable[[], Any]
 MakeTrainer: TypeAlias = Callable[[], Any]
 
-_OF_NO_ACCOUNT = (  # advice on what is as it is meant to be
+_UNWANTED_ADVICE = (  # of Lightning, about what is on purpose here
     "The '.*' does not have many workers",
     "You defined a `validation_step` but have no `val_dataloader`",
 )
@@ -36,9 +36,9 @@ class Samples:
     """Inputs with their classes, in memory.
 
     Attributes:
-        x: `(n, ...)`.
-        classes: `(n,)`, whole numbers.
-        form: An empty tensor `(0, ...)` of the form in which trainings get labels.
+        x: The inputs `(n, ...)`.
+        classes: The classes `(n,)`, whole numbers.
+        form: An empty tensor `(0, ...)` with the shape and precision of the user's labels.
     """
 
     x: Tensor
@@ -46,28 +46,31 @@ class Samples:
     form: Tensor
 
     @classmethod
-    def of(cls, data: "Data") -> "Samples":
-        """Read all of what `TrainingError` takes, once; what is read already is left as it is."""
+    def read(cls, data: "Data") -> "Samples":
+        """Read data in any form that `TrainingError` takes; return `Samples` unchanged."""
         if isinstance(data, Samples):
             return data
-        read = TrainingError(data)
+        checked = TrainingError(data)
         y = data[1] if isinstance(data, tuple) else default_collate([data[0][1]])
-        return cls(read.x.cpu(), read.y.cpu(), y[:0].detach().cpu())
+        return cls(checked.x.cpu(), checked.y.cpu(), y[:0].detach().cpu())
 
     def __len__(self) -> int:
         return len(self.x)
 
     def labels(self, classes: Tensor) -> Tensor:
-        """Give classes the form of the labels that were read, `(n, ...)`."""
+        """Return classes `(n,)` in the form of the user's labels, `(n, ...)`."""
         return classes.to(self.form.dtype).reshape(len(classes), *self.form.shape[1:])
 
 
 Data: TypeAlias = tuple[Tensor, Tensor] | Dataset[Any] | Samples
-"""Tensors `(x, y)`, a dataset of such pairs, or what was read of either."""
+"""Tensors `(x, y)`, a dataset of such pairs, or either of them after `Samples.read`."""
 
 
 class _Rows(TensorDataset):
-    """Tensors whose rows are read a batch at once: one by one takes longer than a small network."""
+    """A dataset that reads a whole batch at once.
+
+    Reading sample by sample takes longer than training a small network.
+    """
 
     def __getitems__(self, rows: list[int]) -> list[Tensor]:
         return [tensor[rows] for tensor in self.tensors]
@@ -75,17 +78,17 @@ class _Rows(TensorDataset):
 
 @dataclass(frozen=True, eq=False)
 class SubsampleTraining:
-    """The work of a job: train on `n` random samples; return the errors there and on test samples.
+    """The work of a job: train on `n` random samples, and return the training and test error.
 
     Args:
-        make_module: Makes the module; everything random is seeded by then.
-        make_trainer: Makes its Trainer; `None` for that of `default_trainer`.
-        samples: From which each job draws its own, without replacement.
-        test: On which to measure too, or `None`.
-        label_noise: The probability of each sample's label to be wrong.
-        batch_size: Of the training.
-        seed: Of the study. It and the repeat decide which labels are wrong, so that in one repeat
-            a sample has the same label in trainings of all sizes.
+        make_module: Makes the module, after the generators are seeded.
+        make_trainer: Makes the Trainer; `None` for `default_trainer`.
+        samples: The samples from which each job draws its own, without replacement.
+        test: The test samples, or `None`.
+        label_noise: The probability that a label is wrong.
+        batch_size: The batch size of the training.
+        seed: The seed of the study. Together with the repeat it decides which labels are wrong, so
+            in one repeat a sample has the same label in trainings of all sizes.
         network: What to evaluate, `(module, x) -> (n, k)`; `None` for the module itself.
         threshold: As in `TrainingError`.
     """
@@ -115,23 +118,24 @@ class SubsampleTraining:
         check_count("batch_size", self.batch_size)
 
     def __call__(self, job: Job) -> dict[str, float]:
-        """Run the job, whose arguments are `n` and `repeat`."""
-        x, classes = self.drawn(job)
-        with _quiet():
+        """Run a job with the arguments `n` and `repeat`."""
+        x, classes = self.draw(job)
+        with _quiet_lightning():
             module = self.make_module()
             trainer = self.make_trainer() if self.make_trainer else default_trainer(module)
-            _hide(trainer)
-            with _interruptible():
+            _remove_displays(trainer)
+            with _interrupts_raised():
                 trainer.fit(module, self._batches(x, self.samples.labels(classes)))
-                if getattr(trainer, "interrupted", False):  # some versions return early
+                # Some versions of Lightning return early after an interrupt, and raise nothing.
+                if getattr(trainer, "interrupted", False):
                     raise KeyboardInterrupt
         errors = {"train_error": self._error(module, x, classes)}
         if self.test:
             errors["test_error"] = self._error(module, self.test.x, self.test.classes)
         return errors
 
-    def drawn(self, job: Job) -> tuple[Tensor, Tensor]:
-        """Return the inputs and the classes, wrong ones included, that a job trains on."""
+    def draw(self, job: Job) -> tuple[Tensor, Tensor]:
+        """Draw the inputs and the classes, wrong ones included, that a job trains on."""
         order = torch.randperm(len(self.samples), generator=Generator().manual_seed(job.seed))
         chosen = order[: job.arguments["n"]]
         noise = Job.of(f"noise/repeat={job.arguments['repeat']}", {}, seed=self.seed).seed
@@ -141,11 +145,10 @@ class SubsampleTraining:
         return self.samples.x[chosen], classes[chosen]
 
     def _batches(self, x: Tensor, y: Tensor) -> DataLoader[Any]:
-        # BatchNorm refuses a batch of one sample: where one would be left over, it waits for
-        # another epoch.
-        lonely = self.batch_size > 1 and len(x) > 1 and len(x) % self.batch_size == 1
+        # BatchNorm refuses a batch of one sample. If one is left over, drop it for this epoch.
+        one_left = self.batch_size > 1 and len(x) > 1 and len(x) % self.batch_size == 1
         return DataLoader(
-            _Rows(x, y), self.batch_size, shuffle=True, drop_last=lonely, collate_fn=list
+            _Rows(x, y), self.batch_size, shuffle=True, drop_last=one_left, collate_fn=list
         )
 
     def _error(self, module: Any, x: Tensor, classes: Tensor) -> float:
@@ -164,15 +167,15 @@ def _check_maker(name: str, given: Any, what: str, example: str) -> None:
 
 
 def default_trainer(module: Any) -> Any:
-    """Make a Trainer of the module's own package that writes nothing, for 100 epochs."""
+    """Make a Trainer of the module's own package that trains 100 epochs and writes no files."""
     from lightning_effcx.callbacks.lightning_compat import package_of  # noqa: PLC0415 see above
 
     trainer = package_of(module).Trainer
     return trainer(max_epochs=100, logger=False, enable_checkpointing=False)
 
 
-def _hide(trainer: Any) -> None:
-    """Leave out what a Trainer shows at each of many trainings, whose progress the study shows."""
+def _remove_displays(trainer: Any) -> None:
+    """Remove the progress bar and the model summary, because the study has a bar of its own."""
     from lightning_effcx.callbacks.lightning_compat import of_kind  # noqa: PLC0415 see above
 
     shown = of_kind(trainer.callbacks, "ProgressBar", "ModelSummary")
@@ -180,8 +183,11 @@ def _hide(trainer: Any) -> None:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let an interrupt be one, that ends the study: Lightning leaves the process, and bars more."""
+def _interrupts_raised() -> Iterator[None]:
+    """Raise `KeyboardInterrupt` after an interrupt, so that it ends the study.
+
+    Lightning would end the process instead, and ignore further interrupts.
+    """
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -189,23 +195,24 @@ def _interruptible() -> Iterator[None]:
         interrupt = error if isinstance(error, KeyboardInterrupt) else error.__context__
         if not isinstance(interrupt, KeyboardInterrupt):
             raise
-        if signal.getsignal(signal.SIGINT) != handler:  # as only the main thread may have it
+        # Only the main thread may set a handler, and only there Lightning has replaced it.
+        if signal.getsignal(signal.SIGINT) != handler:
             signal.signal(signal.SIGINT, handler)
         raise interrupt from None
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning from greeting at each of many trainings; what goes wrong it still says."""
+def _quiet_lightning() -> Iterator[None]:
+    """Hide what Lightning prints at the start of each training, but not its other warnings."""
     logs = [logging.getLogger(name) for name in ("lightning.pytorch", "pytorch_lightning")]
     levels = [log.level for log in logs]
     try:
         for log in logs:
             log.setLevel(max(log.level, logging.WARNING))
         with warnings.catch_warnings():
-            for message in _OF_NO_ACCOUNT:
+            for message in _UNWANTED_ADVICE:
                 warnings.filterwarnings("ignore", message)
-            # What Lightning is warned of would be said again at each training.
+            # Deprecation warnings about Lightning's own code would come again at each training.
             warnings.filterwarnings("ignore", ".* is deprecated", module="(pytorch_)?lightning[.]")
             yield
     finally:

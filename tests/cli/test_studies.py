@@ -102,7 +102,7 @@ def test_trainings_that_failed_are_told_on_stderr(capsys):
     assert "; 1 training failed" in " ".join(out.split())
     assert [*read("emc.json")["failures"]] == ["n=2/repeat=0"]
     assert emc("--sizes=2", "--repeats=1", factory="failing_study") == 2
-    sentence = "effcx: none of 1 trainings succeeded, the first failed with: V"
+    sentence = "effcx: all trainings failed, the first one with: ValueErr"
     assert sentence in capsys.readouterr().err
 
 

@@ -90,11 +90,11 @@ def test_what_failed_is_told_with_its_value():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"make_module": Majority}, "neither make_module nor make_trainer is made by value: expec"),
-        ({"make_module": {}}, "neither make_module nor make_trainer is made by value: expected a"),
+        ({"make_module": Majority}, "neither make_module nor make_trainer is a dictionary by valu"),
+        ({"make_module": {}}, "neither make_module nor make_trainer is a dictionary by value: ex"),
         (
             {"make_module": {1: Majority}, "make_trainer": {2: trainer}},
-            r"make_module is made for \[1\], but make_trainer for \[2\]: expected the same values",
+            r"make_module has the values \[1\], but make_trainer \[2\]: expected the same values i",
         ),
         ({"make_module": {1: Majority}, "samples": 65}, "samples=65: expected a whole number from"),
     ],

@@ -150,11 +150,11 @@ def test_a_network_may_be_any_callable(taught):
 
 
 def test_within_tolerance_are_logits_and_decisions():
-    good = mimic_result.Mimicry(8, r2=0.96, agreement=0.96)
+    good = mimic_result.MimicRow(8, r2=0.96, agreement=0.96)
     assert good.within(0.05)
     assert not replace(good, r2=0.94).within(0.05)
     assert not replace(good, agreement=0.94).within(0.05)
-    assert not mimic_result.Mimicry(8, error="lost").within(0.05)
+    assert not mimic_result.MimicRow(8, error="lost").within(0.05)
 
 
 # How it is run
@@ -231,9 +231,9 @@ def test_json_has_everything(taught):
     study = mimic(*taught, **FEW)
     kept = json.loads(study.as_json())
     assert (kept["size"], kept["tolerance"]) == (None, 0.05)
-    columns = [field.name for field in fields(mimic_result.Mimicry)]
+    columns = [field.name for field in fields(mimic_result.MimicRow)]
     assert all([*row] == columns for row in kept["table"])
-    assert mimic_result.Mimicry(**kept["table"][0]) == study.table[0]
+    assert mimic_result.MimicRow(**kept["table"][0]) == study.table[0]
 
 
 def test_the_figure_has_a_curve_for_each_column(taught):
@@ -276,7 +276,7 @@ def test_data_are_samples_with_classes(taught):
         message = "no classes of a network with 3 outputs: expected whole numbers from 0 to 2, or"
         with pytest.raises(ValueError, match=message):
             mimic(network, (x, wrong))
-    with pytest.raises(ValueError, match="the dataset has no samples, expected some to fit"):
+    with pytest.raises(ValueError, match="the dataset has no samples: expected some to fit"):
         mimic(network, (x[:0], y[:0]))
     with pytest.raises(TypeError, match="the dataset's samples are dict, expected tensors, or"):
         mimic(network, [{"x": row} for row in x])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_effcx.studies import EMCRow, EMCStudy, MimicStudy
-from lightning_effcx.studies.mimic_result import Mimicry
+from lightning_effcx.studies.mimic_result import MimicRow
 
 
 def write_study(folder: Path, kind: str, found: Mapping[str, Any] | None, **arguments: Any) -> Path:
@@ -33,6 +33,6 @@ def emc(
     return json.loads(study.as_json())
 
 
-def mimic(*students: Mimicry, tolerance: float = 0.05) -> dict[str, Any]:
+def mimic(*students: MimicRow, tolerance: float = 0.05) -> dict[str, Any]:
     """Return what a study of these students found."""
-    return json.loads(MimicStudy((*students, Mimicry(parameters=9)), tolerance).as_json())
+    return json.loads(MimicStudy((*students, MimicRow(parameters=9)), tolerance).as_json())
