@@ -217,7 +217,7 @@ def _along_the_weights(
 def _forward_mode(
     network: nn.Module, theta: dict[str, nn.Parameter], x: Tensor
 ) -> tuple[Tensor, Tensor]:
-    holders = reach_of(network).holders()
+    holders = reach_of(network).containers()
 
     def outputs(parameters: dict[str, Tensor]) -> Tensor:
         with lent(holders, {id(theta[name]): value for name, value in parameters.items()}):

@@ -1,6 +1,5 @@
 """Which network is measured, and how it is looked at without leaving a trace."""
 
-from lightning_effcx.network.arguments import listed
 from lightning_effcx.network.calls import Call
 from lightning_effcx.network.capture import Captured, captured
 from lightning_effcx.network.inputs import (
@@ -11,21 +10,22 @@ from lightning_effcx.network.inputs import (
     heard,
     is_target,
 )
+from lightning_effcx.network.naming import listed
 from lightning_effcx.network.nested import mapped, parts, structure
 from lightning_effcx.network.observe import (
     Network,
     check_finite,
     differentiating,
     evaluate,
-    in_precision,
     observing,
     owner_of,
     random_states_kept,
 )
+from lightning_effcx.network.precision import in_precision, to_precision
 from lightning_effcx.network.recorder import Recorder
-from lightning_effcx.network.state.keeping import reach_of
-from lightning_effcx.network.state.lending import lent
-from lightning_effcx.network.state.standins import SpentError
+from lightning_effcx.network.state.keeping import state_of as reach_of
+from lightning_effcx.network.state.replacing import replacing_tensors as lent
+from lightning_effcx.network.state.unrestorable import UnrestorableError as SpentError
 from lightning_effcx.network.views import as_called, at_samples, varies
 
 __all__ = [
@@ -56,5 +56,6 @@ __all__ = [
     "random_states_kept",
     "reach_of",
     "structure",
+    "to_precision",
     "varies",
 ]

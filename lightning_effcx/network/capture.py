@@ -18,15 +18,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_effcx.network.announcement import announced
-from lightning_effcx.network.arguments import listed, name
 from lightning_effcx.network.calls import Call, within
+from lightning_effcx.network.description import announced
 from lightning_effcx.network.embeddings import embedded
 from lightning_effcx.network.inputs import ChooseNetwork
+from lightning_effcx.network.naming import listed, name
 from lightning_effcx.network.nested import Place, structure
 from lightning_effcx.network.observe import Network
 from lightning_effcx.network.outputs import ChooseOutput, check_apart, output_place
-from lightning_effcx.network.state.standins import SpentError
+from lightning_effcx.network.state.unrestorable import UnrestorableError as SpentError
 from lightning_effcx.network.views import Called, View, matrix
 
 _SHOWN = 12  # names of parts: the nearest to that which is not there

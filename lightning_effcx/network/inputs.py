@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 
-from lightning_effcx.network.arguments import spelled
 from lightning_effcx.network.calls import Call
-from lightning_effcx.network.inseparable import inseparable
+from lightning_effcx.network.naming import spelled
 from lightning_effcx.network.nested import Place, leaves, parts, structure
+from lightning_effcx.network.unsupported_inputs import inseparable
 from lightning_effcx.targets import are_classes
 
 ChooseInput: TypeAlias = Callable[[Any], Tensor | tuple[Tensor, Tensor | None]]

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_effcx.network.sharding import whole
-from lightning_effcx.network.state.keeping import kept, reach_of
-from lightning_effcx.network.state.lending import lent
+from lightning_effcx.network.state.keeping import keeping_state
 
 Network: TypeAlias = Callable[[Tensor], Tensor]
 """Maps `(n, ...)` to `(n, k)`, each sample by itself."""
@@ -56,29 +55,6 @@ def owner_of(network: Network) -> nn.Module | None:
     """Return the module that a network is, or that it is a bound method of."""
     owner = getattr(network, "__self__", network)
     return owner if isinstance(owner, nn.Module) else None
-
-
-def in_precision(network: Network, dtype: torch.dtype) -> Network:
-    """Give a module all its floating-point tensors in another precision, for the time of a call.
-
-    Callables of which no module is known are returned as they are.
-    """
-    owner = owner_of(network)
-    if owner is None:
-        return network
-    reach = reach_of(owner)
-    holders = reach.holders()
-    cast = {
-        key: tensor.detach().to(dtype)
-        for key, tensor in reach.tensors.items()
-        if tensor.is_floating_point()
-    }
-
-    def exact(x: Tensor) -> Tensor:
-        with lent(holders, cast):
-            return network(x)
-
-    return exact
 
 
 @contextmanager
@@ -127,7 +103,7 @@ def observing(network: Network, *beside: Any) -> Iterator[None]:
         modules: list[nn.Module] = []
         if owner is not None:
             stack.enter_context(whole(list(owner.modules())))
-            modules = stack.enter_context(kept(owner, *beside))
+            modules = stack.enter_context(keeping_state(owner, *beside))
         stack.enter_context(
             random_states_kept({p.device for m in modules for p in m.parameters(False)})
         )

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from lightning_effcx.network.arguments import listed, spelled
+from lightning_effcx.network.naming import listed, spelled
 from lightning_effcx.network.nested import Place, at, leaves, parts, structure
 from lightning_effcx.network.views import View, at_samples, matrix
 

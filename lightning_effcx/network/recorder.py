@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_effcx.network.arguments import named
 from lightning_effcx.network.calls import Call, Given, copied, rows_of
-from lightning_effcx.network.inseparable import Whole, inseparable, shown, unknown
+from lightning_effcx.network.naming import named
+from lightning_effcx.network.unsupported_inputs import Whole, inseparable, shown, unknown
 
 _DEPTH = 2  # of the parts that are named in messages
 # These run other kernels where there are hooks in them.

@@ -75,7 +75,7 @@ def _absolute(network: Network) -> Network:
             "of it, not scripted, or use error='measured'."
         )
     reach = reach_of(owner)
-    holders = reach.holders()
+    holders = reach.containers()
     own = [t for m in reach.modules for t in (*m.parameters(False), *m.buffers(False))]
     values = {id(tensor): tensor.detach().abs() for tensor in own if tensor.is_floating_point()}
 

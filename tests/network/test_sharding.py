@@ -18,7 +18,8 @@ from lightning_effcx.functional import (
     lann_complexity,
     linear_regions,
 )
-from lightning_effcx.network.observe import in_precision, observing
+from lightning_effcx.network.observe import observing
+from lightning_effcx.network.precision import in_precision
 from lightning_effcx.network.sharding import whole
 
 assert _dynamo  # FSDP's hooks import it, which takes seconds: once here, not in every process

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_effcx.network.state import keeping, lending
+from lightning_effcx.network.state import keeping, replacing
 
 
 class Trace:
@@ -108,7 +108,7 @@ def plain(value: Any) -> Any:
             return value
 
 
-OURS = {keeping.__file__, lending.__file__}  # on the stack while they keep and put back
+OURS = {keeping.__file__, replacing.__file__}  # on the stack while they keep and put back
 
 
 class FailedError(Exception):

@@ -11,7 +11,7 @@ from lightning_effcx.metrics.lann import lann_complexity
 from lightning_effcx.metrics.patterns import activation_patterns
 from lightning_effcx.metrics.regions import transitions
 from lightning_effcx.metrics.trajectory import trajectory_length
-from lightning_effcx.network.observe import in_precision
+from lightning_effcx.network.precision import in_precision
 from lightning_effcx.piecewise.lines import pieces
 from lightning_effcx.tangents.amplification import error_amplification
 from lightning_effcx.tracing.units import find_sites

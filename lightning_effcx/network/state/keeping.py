@@ -1,8 +1,8 @@
-"""Keeping: a module is after it was looked at as it was before, whatever its forward does.
+"""Keep the state of a network: afterwards it is as it was before, whatever its forward does.
 
-What forwards do regularly is put back without a word: they count calls, cache tables, collect what
-they compute, draw from generators of their own. What no forward should do, such as to write to
-parameters or to leave a hook, is put back too, and said in one warning.
+Many forwards change something regularly: they count calls, cache tables, collect what they compute,
+draw from generators of their own. That is put back without a message. No forward should write to
+parameters or leave a hook behind. That is put back as well, and one warning says so.
 """
 
 import warnings
@@ -15,79 +15,79 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
-from lightning_effcx.network.state.contents import Content
-from lightning_effcx.network.state.lending import lend
-from lightning_effcx.network.state.reach import Found, Kind, Reach
-from lightning_effcx.network.state.standins import stand_in
+from lightning_effcx.network.state.data import TensorData
+from lightning_effcx.network.state.network_state import Found, Kind, NetworkState
+from lightning_effcx.network.state.ownership import is_of_this_package
+from lightning_effcx.network.state.replacing import replace_in
+from lightning_effcx.network.state.unrestorable import substitute
+from lightning_effcx.network.state.walk import find_state
 
-_WHAT = {
-    Kind.PARAMETERS: "the parameters of",
+_REPORTED = {
+    Kind.PARAMETER_NAMES: "the parameters of",
     Kind.HOOKS: "the hooks of",
-    Kind.PARAMETER: "the values of the parameter",
+    Kind.PARAMETER_DATA: "the values of the parameter",
 }
 _SHOWN = 3
-_COPIED = 2**30  # bytes of parameters
 
 
 class Changed(NamedTuple):
-    """What differed afterwards, in words, and whether it could not be put back."""
+    """A change in words, and whether it could not be put back."""
 
     what: str
     is_lost: bool
 
 
-_watched: ContextVar[frozenset[int]] = ContextVar("watched", default=frozenset())
-_outer: ContextVar[Reach | None] = ContextVar("outer", default=None)
+_kept_now: ContextVar[tuple[NetworkState, ...]] = ContextVar("kept_now", default=())
+"""The states that are kept at this moment, the innermost last."""
 _warned: "WeakSet[nn.Module]" = WeakSet()
 
 
 @contextmanager
-def kept(*roots: Any) -> Iterator[list[nn.Module]]:
-    """Put back all that a forward may change; yield the modules that it reaches, in eval mode.
+def keeping_state(*roots: Any) -> Iterator[list[nn.Module]]:
+    """Put back all that a forward may change. Yield all modules, which are in eval mode inside.
 
-    Within another `kept` that has the same modules, only their modes are put back. Parameters are
-    compared by their bytes, and their gradients are put aside. `network.eval()` and
-    `network.train()` are avoided, since users override them and since they would wake parts that
-    the user froze.
+    Parameters are compared by their bytes, and their gradients are put aside. Within another
+    `keeping_state` of the same modules, only the modes are put back.
 
     Args:
         *roots: The module, and what else is at work beside it.
     """
-    reach = reach_of(*roots)
-    if reach is _outer.get():  # all is put back further out, and the walk takes time
-        with _evaluating(reach.modules):
-            yield reach.modules
+    state, outer = state_of(*roots), _kept_now.get()
+    if outer and state is outer[-1]:  # which puts back the rest, and keeping it takes time
+        with _in_eval_mode(state.modules):
+            yield state.modules
         return
-    new = reach.tensors.keys() - _watched.get()
-    states = [found for found in _thinned(reach.states) if _is_due(found, new) and _keeps(found)]
-    own = [t for key, t in reach.tensors.items() if key in new and isinstance(t, nn.Parameter)]
-    gradients = [(parameter, parameter.grad) for parameter in own if parameter.is_leaf]
+    known = {key for each in outer for key in each.tensors}
+    new = [found for found in state.states if not _is_parameter_among(found, known)]
+    kept = [(found, content) for found in new for content in _read(found)]
+    parameters = [t for t in state.tensors.values() if isinstance(t, nn.Parameter) and t.is_leaf]
     changed: list[Changed] = []
-    token = _watched.set(_watched.get() | new)
-    with ExitStack() as stack:  # which goes on where something raises
-        stack.callback(_warn, reach.modules, changed)
-        stack.callback(_watched.reset, token)
-        stack.callback(_outer.reset, _outer.set(reach))
-        stack.enter_context(_evaluating(reach.modules))
-        for parameter, gradient in gradients:
-            stack.callback(setattr, parameter, "grad", gradient)
+    with ExitStack() as stack:  # which restores the others where one raises
+        stack.callback(_warn, state.modules, changed)
+        stack.callback(_kept_now.reset, _kept_now.set((*outer, state)))
+        stack.enter_context(_in_eval_mode(state.modules))
+        for parameter in (p for p in parameters if id(p) not in known):
+            stack.callback(setattr, parameter, "grad", parameter.grad)
             parameter.grad = None
-        for found in states:
-            stack.callback(_restore, found, changed)
-        instead = {key: stand_in(name, value) for key, (name, value) in reach.odd.items()}
-        for holder in reach.holders() if instead else ():
-            lend(holder, instead)
-        yield reach.modules
+        for found, content in kept:
+            stack.callback(_restore, found, content, changed)
+        _substitute_unrestorable(state)
+        yield state.modules
 
 
-def reach_of(*roots: Any) -> Reach:
-    """Return all that a module reaches; as it was found further out, if it was."""
-    outer = _outer.get()
-    return outer if outer is not None and all(map(outer.covers, roots)) else Reach(*roots)
+def state_of(*roots: Any) -> NetworkState:
+    """Return all that a forward may change. It is found once for nested calls."""
+    outer = _kept_now.get()
+    return outer[-1] if outer and all(map(outer[-1].covers, roots)) else find_state(*roots)
 
 
 @contextmanager
-def _evaluating(modules: list[nn.Module]) -> Iterator[None]:
+def _in_eval_mode(modules: list[nn.Module]) -> Iterator[None]:
+    """Put every module in eval mode, then back in its own mode.
+
+    `network.eval()` and `network.train()` are not called: users override them, and they would wake
+    parts that the user froze.
+    """
     modes = [part.training for part in modules]
     try:
         for part in modules:
@@ -98,52 +98,50 @@ def _evaluating(modules: list[nn.Module]) -> Iterator[None]:
             part.training = mode
 
 
-def _is_due(found: Found, new: set[int]) -> bool:
-    """Tell whether a state is to be kept here, since it is not further out."""
-    state = found.state
-    return not (found.kind is Kind.PARAMETER and isinstance(state, Content)) or id(state.of) in new
+def _is_parameter_among(found: Found, known: set[int]) -> bool:
+    """Return whether a state is the data of a tensor that is kept further out."""
+    return (
+        found.kind is Kind.PARAMETER_DATA
+        and isinstance(found.state, TensorData)
+        and id(found.state.of) in known
+    )
 
 
-def _thinned(states: list[Found]) -> list[Found]:
-    """Copy no more than some parameters, and of the others know whether they changed."""
-    left = _COPIED
-    for found in states:
-        if found.kind is Kind.PARAMETER and isinstance(found.state, Content):
-            left -= found.state.of.nbytes
-            found.state.copies = left >= 0
-    return states
-
-
-def _keeps(found: Found) -> bool:
-    """Keep a state; tell whether that is possible."""
+def _read(found: Found) -> list[Any]:
+    """Return the content of a state, or nothing if it cannot be read."""
     try:
-        found.state.keep()
-    except Exception:  # noqa: BLE001 objects of users may do anything
-        return False
-    return True
+        return [found.state.read()]
+    except Exception:  # noqa: BLE001 an object of a user's class may raise anything
+        return []
 
 
-def _restore(found: Found, changed: list[Changed]) -> None:
-    lost = isinstance(found.state, Content) and not found.state.copies
+def _restore(found: Found, content: Any, changed: list[Changed]) -> None:
+    lost = isinstance(found.state, TensorData) and not found.state.copies
     try:
         with torch.no_grad():
-            differed = found.state.restore() and found.kind in _WHAT
-    except Exception:  # noqa: BLE001 objects of users may do anything
+            differed = found.state.restore(content) and found.kind in _REPORTED
+    except Exception:  # noqa: BLE001 an object of a user's class may raise anything
         differed = lost = True
     if differed:
-        changed.append(Changed(f"{_WHAT.get(found.kind, '')} {found.name or 'the module'!r}", lost))
+        what = f"{_REPORTED.get(found.kind, '')} {found.name or 'the module'!r}"
+        changed.append(Changed(what.strip(), lost))
+
+
+def _substitute_unrestorable(state: NetworkState) -> None:
+    """Let the network hold substitutes for what cannot be put back once it is used."""
+    values = {key: substitute(name, value) for key, (name, value) in state.unrestorable.items()}
+    for container in state.containers() if values else ():
+        replace_in(container, values)
 
 
 def _warn(modules: list[nn.Module], changed: list[Changed]) -> None:
-    """Say what was put back that no forward should change, once for each module."""
-    ours = __name__.partition(".")[0]
-    theirs = [m for m in modules if type(m).__module__.partition(".")[0] != ours]
-    module = (theirs or modules)[0]
+    """Say what no forward should change, once for each network."""
+    module = next((m for m in modules if not is_of_this_package(m)), modules[0])
     if not changed or module in _warned:
         return
     _warned.add(module)
-    changed.reverse()  # as they were put back from the last to the first
-    shown = [one.what.strip() for one in changed[:_SHOWN]]
+    changed.reverse()  # they were put back from the last to the first
+    shown = [one.what for one in changed[:_SHOWN]]
     if len(changed) > _SHOWN:
         shown.append(f"{len(changed) - _SHOWN} more")
     lost = any(one.is_lost for one in changed)

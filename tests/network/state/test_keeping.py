@@ -11,7 +11,7 @@ from traces import Trace
 
 from lightning_effcx.metrics import JacobianNorm
 from lightning_effcx.network.observe import observing
-from lightning_effcx.network.state import keeping
+from lightning_effcx.network.state import keeping, walk
 
 WHAT = {
     "EMA teacher": "the values of the parameter 'teacher.0.weight', .*, 1 more",
@@ -70,8 +70,8 @@ def test_nan_among_the_parameters_is_no_change():
 
 def test_parameters_are_copied_where_nobody_further_out_has_a_copy(monkeypatch):
     kept = []
-    keep = keeping.Content.keep
-    monkeypatch.setattr(keeping.Content, "keep", lambda self: kept.append(self.of) or keep(self))
+    read = keeping.TensorData.read
+    monkeypatch.setattr(keeping.TensorData, "read", lambda self: kept.append(self.of) or read(self))
     network = mlp(2, 3, 1)
     with observing(network):
         assert {id(t) for t in kept} == {id(p) for p in network.parameters()}
@@ -81,7 +81,7 @@ def test_parameters_are_copied_where_nobody_further_out_has_a_copy(monkeypatch):
 
 
 def test_beyond_a_size_a_change_is_seen_but_cannot_be_put_back(monkeypatch):
-    monkeypatch.setattr(keeping, "_COPIED", 0)
+    monkeypatch.setattr(walk, "_COPIED_BYTES", 0)
     network = FORBIDDEN["shrinks a weight"]()
     with pytest.warns(
         UserWarning, match="layers.0.weight.; not all of it could be put back: measure"
@@ -191,3 +191,11 @@ def test_an_iterator_that_can_be_copied_is_lent_as_a_copy():
     with observing(network):
         assert next(network.ids) == 5
     assert next(network.ids) == 5
+
+
+def test_a_module_that_holds_an_iterator_is_in_eval_mode_too():
+    network = mlp(4, 3)
+    network.ids = count(5)
+    with observing(network):
+        assert not any(module.training for module in network.modules())
+    assert all(module.training for module in network.modules())

@@ -11,8 +11,8 @@ from torch.nn.utils.rnn import pack_sequence
 
 from lightning_effcx.network.calls import Call
 from lightning_effcx.network.inputs import chosen, heard
-from lightning_effcx.network.inseparable import inseparable
 from lightning_effcx.network.recorder import Recorder
+from lightning_effcx.network.unsupported_inputs import inseparable
 
 X, EDGES = torch.randn(6, 3), torch.zeros(2, 9).long()
 

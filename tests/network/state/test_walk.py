@@ -13,14 +13,15 @@ from stateful_networks import Box
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_effcx.network.state import reach
-from lightning_effcx.network.state.code_names import named_by
-from lightning_effcx.network.state.reach import Kind, Reach
+from lightning_effcx.network.state import walk
+from lightning_effcx.network.state.names_in_code import names_in
+from lightning_effcx.network.state.network_state import Kind
+from lightning_effcx.network.state.walk import find_state
 
 
 def held(network: nn.Module) -> set[int]:
     """Everything that was entered, by identity."""
-    return {key for key in Reach(network)._seen if key != id(network)}
+    return {key for key in find_state(network).seen if key != id(network)}
 
 
 class Data(Dataset):
@@ -80,8 +81,8 @@ def test_it_does_not_enter_the_trainer(tmp_path):
     module.trainer = Trainer(
         logger=CSVLogger(tmp_path), enable_checkpointing=False, accelerator="cpu"
     )
-    assert len(Reach(module).states) < 60
-    assert {type(m) for m in Reach(module).modules} == {Lit, nn.Linear}
+    assert len(find_state(module).states) < 60
+    assert {type(m) for m in find_state(module).modules} == {Lit, nn.Linear}
 
 
 def test_it_enters_what_the_user_wrote():
@@ -89,7 +90,7 @@ def test_it_enters_what_the_user_wrote():
     network.held = {"boxes": [Box({"a": [1]})]}
     inner = network.held["boxes"][0].value["a"]
     assert id(inner) in held(network)
-    assert Box in {value for value in Reach(network)._seen.values() if isinstance(value, type)}
+    assert Box in {value for value in find_state(network).seen.values() if isinstance(value, type)}
 
 
 def test_it_enters_other_files_of_the_users_as_far_as_code_names_them(monkeypatch):
@@ -110,43 +111,43 @@ def test_it_knows_each_module_once_also_where_it_is_not_registered():
     network = nn.Sequential(nn.Linear(1, 1), nn.ReLU())
     network.append(network[0])
     network.others = [nn.Linear(2, 2), network[0], network]
-    assert Reach(network).modules == [network, network[0], network[1], network.others[0]]
+    assert find_state(network).modules == [network, network[0], network[1], network.others[0]]
 
 
 def test_it_ends_after_a_number_of_objects_but_knows_all_modules(monkeypatch):
-    monkeypatch.setattr(reach, "_OBJECTS", 100)
+    monkeypatch.setattr(walk, "_OBJECTS", 100)
     network = mlp(*[1] * 50)
     network.many = [[i] for i in range(1000)]
-    found = Reach(network)
+    found = find_state(network)
     assert len(found.modules) == 98
     assert len([one for one in found.states if one.name.startswith("many[")]) < 100
 
 
 def test_it_ends_after_a_number_of_bytes_but_knows_all_buffers(monkeypatch):
-    monkeypatch.setattr(reach, "_BYTES", 100)
+    monkeypatch.setattr(walk, "_BYTES", 100)
     network = nn.BatchNorm1d(100)
     network.tables = [torch.zeros(20), torch.zeros(20)]
-    found = Reach(network)
+    found = find_state(network)
     assert id(network.running_mean) in found.tensors
     assert [id(table) in found.tensors for table in network.tables] == [True, False]
 
 
 @pytest.mark.parametrize("name", ZOO)
 def test_nothing_in_the_zoo_cannot_be_put_back(name):
-    assert not Reach(ZOO[name].make()).odd
+    assert not find_state(ZOO[name].make()).unrestorable
 
 
 def test_parameters_are_told_apart_from_what_may_change():
-    kinds = [found.kind for found in Reach(nn.BatchNorm1d(2)).states]
-    assert kinds.count(Kind.PARAMETER) == 2
-    assert kinds.count(Kind.CONTENT) == 3
+    kinds = [found.kind for found in find_state(nn.BatchNorm1d(2)).states]
+    assert kinds.count(Kind.PARAMETER_DATA) == 2
+    assert kinds.count(Kind.OTHER_DATA) == 3
 
 
 def test_code_names_globals_and_attributes_also_in_what_is_defined_within():
     def outer():
-        return [reach.Reach for _ in sys.path], lambda: queue.Queue
+        return [walk.find_state for _ in sys.path], lambda: queue.Queue
 
-    read, assigned, attributes = named_by(outer.__code__)
-    assert {"reach", "sys", "queue"} <= read
+    read, assigned, attributes = names_in(outer.__code__)
+    assert {"walk", "sys", "queue"} <= read
     assert not assigned
-    assert {"Reach", "path", "Queue"} <= attributes
+    assert {"find_state", "path", "Queue"} <= attributes

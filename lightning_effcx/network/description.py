@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_effcx.network.arguments import listed, name
 from lightning_effcx.network.calls import Call
+from lightning_effcx.network.naming import listed, name
 from lightning_effcx.network.nested import Place, at, structure
 from lightning_effcx.network.outputs import output_name
 from lightning_effcx.network.views import Called, View

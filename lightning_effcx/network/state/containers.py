@@ -1,7 +1,7 @@
-"""States: what may change, how it is kept, and how it is put back.
+"""Containers: whatever holds other objects under keys, read, written and put back.
 
-A holder is whatever names or lists other objects: attributes, a dictionary, a list, a class, the
-globals of a file. It is kept as the very objects that it holds.
+Attributes of an object, a dictionary, a list, a class and the globals of a file are containers. The
+content of a container is the very objects that it holds, not copies of them.
 """
 
 from abc import ABC, abstractmethod
@@ -16,56 +16,52 @@ from typing_extensions import override
 
 
 class State(ABC):
-    """Something that may change; `keep` it first."""
+    """Something that a forward may change. It is read before, and restored afterwards."""
 
     @abstractmethod
-    def keep(self) -> None:
-        """Remember how it is now."""
+    def read(self) -> Any:
+        """Return what is needed to restore it later."""
 
     @abstractmethod
-    def restore(self) -> bool:
-        """Put it back as it was kept; tell whether it had changed."""
+    def restore(self, kept: Any) -> bool:
+        """Put it back as it was when `kept` was read. Return whether it had changed."""
 
 
-class Holder(State):
-    """Holds other objects, by keys."""
-
-    kept: dict[Any, Any]
+class Container(State):
+    """Abstract: holds other objects, by keys."""
 
     @abstractmethod
+    @override
     def read(self) -> dict[Any, Any]:
-        """Return what it holds now, by keys of its own."""
+        """Return what it holds now, by keys."""
 
     @abstractmethod
     def write(self, content: dict[Any, Any]) -> None:
-        """Hold just this from now on."""
+        """Make it hold `content` and nothing else."""
 
     @override
-    def keep(self) -> None:
-        self.kept = self.read()
-
-    @override
-    def restore(self) -> bool:
-        differs = not _same(self.read(), self.kept)
+    def restore(self, kept: dict[Any, Any]) -> bool:
+        differs = not _same_objects(self.read(), kept)
         if differs:
-            self.write(self.kept)
+            self.write(kept)
         return differs
 
 
-def _same(one: dict[Any, Any], other: dict[Any, Any]) -> bool:
-    """Tell whether two contents are of the same objects, in the same order."""
+def _same_objects(one: dict[Any, Any], other: dict[Any, Any]) -> bool:
+    """Return whether two contents are the same objects in the same order."""
     return len(one) == len(other) and all(
         v is w and (k is m or (type(k) in {str, int} and type(k) is type(m) and k == m))
         for (k, v), (m, w) in zip(one.items(), other.items(), strict=True)
     )
 
 
-class Items(Holder):
+class Items(Container):
     """A dictionary, of any class."""
 
     def __init__(self, of: dict[Any, Any]) -> None:
         self._of = of
-        # The methods of dict itself would break an OrderedDict, those of users may do anything.
+        # The methods of dict would break an OrderedDict. The methods of a user's class may do
+        # anything, so they are not called.
         self._methods: Any = OrderedDict if isinstance(of, OrderedDict) else dict
 
     @override
@@ -74,7 +70,7 @@ class Items(Holder):
 
     @override
     def write(self, content: dict[Any, Any]) -> None:
-        if list(self._of) == list(content):  # no moment without the others, for other threads
+        if list(self._of) == list(content):  # another thread never finds a key missing
             for key, value in content.items():
                 if self._methods.__getitem__(self._of, key) is not value:
                     self._methods.__setitem__(self._of, key, value)
@@ -84,7 +80,7 @@ class Items(Holder):
                 self._methods.__setitem__(self._of, key, value)
 
 
-class Elements(Holder):
+class Elements(Container):
     """A list, a deque or a set."""
 
     def __init__(self, of: "list[Any] | deque[Any] | set[Any]") -> None:
@@ -102,7 +98,7 @@ class Elements(Holder):
         getattr(self._methods, extend)(self._of, content.values())
 
 
-class Attributes(Holder):
+class Attributes(Container):
     """The attributes of an object, in its dictionary and in its slots."""
 
     def __init__(self, of: object) -> None:
@@ -125,7 +121,7 @@ class Attributes(Holder):
         for name, slot in self._slots.items():
             try:
                 found[name] = slot.__get__(self._of)
-            except AttributeError:  # it is empty
+            except AttributeError:  # the slot is empty
                 continue
         return found
 
@@ -138,8 +134,8 @@ class Attributes(Holder):
             self._slots[name].__set__(self._of, content[name])
 
 
-class Names(Holder):
-    """Some names of a namespace, such as the globals of a file; others are left alone."""
+class Names(Container):
+    """Some names of a namespace, such as the globals of a file. Other names are left alone."""
 
     def __init__(self, of: dict[str, Any], names: Iterable[str]) -> None:
         self._of = of
@@ -158,7 +154,7 @@ class Names(Holder):
                 self._of.pop(name, None)
 
 
-class ClassAttributes(Holder):
+class ClassAttributes(Container):
     """The attributes of a class, without those that Python itself makes."""
 
     def __init__(self, of: type) -> None:
@@ -178,7 +174,7 @@ class ClassAttributes(Holder):
                 type.__setattr__(self._of, name, value)
 
 
-class Cell(Holder):
+class Cell(Container):
     """A variable of an outer function."""
 
     def __init__(self, of: CellType) -> None:
@@ -188,7 +184,7 @@ class Cell(Holder):
     def read(self) -> dict[Any, Any]:
         try:
             return {"": self._of.cell_contents}
-        except ValueError:  # it is empty
+        except ValueError:  # the cell is empty
             return {}
 
     @override
@@ -199,8 +195,11 @@ class Cell(Holder):
             del self._of.cell_contents
 
 
-class Scripted(Holder):
-    """What a scripted module holds, which Python sees copies of, but for tensors and numbers."""
+class Scripted(Container):
+    """The attributes of a scripted module.
+
+    Python sees copies of them, except for tensors and numbers, so that only these can be kept.
+    """
 
     _PLAIN = (Tensor, int, float, str, type(None))
 

@@ -1,7 +1,8 @@
-"""Stand-ins: what a network holds for a time in place of what it would spend.
+"""Iterators, open files and connections: objects that cannot be put back once they are used.
 
-An iterator, an open file or a connection cannot be put back once it is used. Where it can be
-copied, a copy stands in for it. Else a tripwire does, which raises before anything has changed.
+While a network is measured it holds a substitute for each of them. If the object can be copied, the
+substitute is a copy. Otherwise it is a tripwire, which raises at its first use, before anything has
+changed.
 """
 
 import io
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-_LONG = 2**24  # bytes of what a copy is made of
+_LONGEST = 2**24  # bytes that a copy is made of
 # Operations that Python looks up in the class.
 _OPERATIONS = (
     "next iter call len getitem setitem delitem contains enter exit aiter anext await reversed "
@@ -25,16 +26,16 @@ _OPERATIONS = (
 ).split()
 
 
-class SpentError(ValueError):
-    """The network uses what cannot be put back."""
+class UnrestorableError(ValueError):
+    """The network uses an object that cannot be put back."""
 
 
 class Tripwire:
-    """Raises as soon as it is used, and says what it stands for.
+    """Raises at its first use, and names the object that it replaces.
 
     Args:
-        name: Where the network holds what it stands for.
-        kind: Of which class that is.
+        name: Where the network holds that object.
+        kind: The class of that object.
     """
 
     def __init__(self, name: str, kind: str) -> None:
@@ -45,10 +46,10 @@ class Tripwire:
 
     def _raise(self) -> Never:
         name, kind = self._effcx
-        raise SpentError(
+        raise UnrestorableError(
             f"the network uses {name!r} ({kind}), which cannot be put back as it was, so that "
-            "measuring would change the training: leave it out with network=, a part's name or a "
-            "function (module, x) -> outputs that does not use it"
+            "measuring would change the training: leave it out with network=, the name of a part "
+            "or a function (module, x) -> outputs that does not use it"
         )
 
 
@@ -60,46 +61,47 @@ for _operation in _OPERATIONS:
     setattr(Tripwire, f"__{_operation}__", _tripping)
 
 
-def is_spent_by_use(value: Any) -> bool:
-    """Tell whether something is an iterator, a generator, a file or a connection."""
-    shown = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)  # nobody wants these back
+def is_unrestorable(value: Any) -> bool:
+    """Return whether an object is an iterator, a generator, a file or a connection."""
+    # The standard streams need not be put back.
+    streams = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
     return isinstance(value, (Iterator, Coroutine, io.IOBase, socket.socket)) and not any(
-        value is stream for stream in shown
+        value is stream for stream in streams
     )
 
 
-def stand_in(name: str, value: Any) -> Any:
-    """Return what the network holds for a time in place of a value."""
+def substitute(name: str, value: Any) -> Any:
+    """Return what the network holds in place of an object while it is measured."""
     if isinstance(value, Tensor):  # made in inference mode, such as a cached table: no autograd
         with torch.inference_mode(False):
             return value.clone()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python means to end copies of iterators
-            return _copied(value)
-    except Exception:  # noqa: BLE001 whatever it is, it cannot be copied
+            warnings.simplefilter("ignore")  # copying iterators is deprecated in Python
+            return _copy(value)
+    except Exception:  # noqa: BLE001 an object of any class may refuse to be copied
         return Tripwire(name, type(value).__name__)
 
 
-def _copied(value: Any) -> Any:
-    """Copy an iterator of Python's own, over what is small and Python's own as well."""
-    file = _Short()
+def _copy(value: Any) -> Any:
+    """Copy an iterator of Python's own. What it iterates over must be small and Python's own."""
+    file = _ShortFile()
     _Pickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
     return pickle.loads(file.getvalue())  # noqa: S301 it was written in the line above
 
 
-class _Short(io.BytesIO):
-    """Ends where too much is written to it."""
+class _ShortFile(io.BytesIO):
+    """Raises if too much is written to it."""
 
     @override
     def write(self, data: Any) -> int:
-        if self.tell() > _LONG:
+        if self.tell() > _LONGEST:
             raise ValueError("it is too long to be copied")
         return super().write(data)
 
 
 class _Pickler(pickle.Pickler):
-    """Refuses whatever is not Python's own, such as the data that an iterator goes through."""
+    """Refuses objects that are not Python's own, such as the data behind an iterator."""
 
     @override
     def reducer_override(self, obj: Any) -> Any:

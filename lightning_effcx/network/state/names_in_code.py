@@ -1,4 +1,4 @@
-"""Codes: which globals and which attributes a function's own code names."""
+"""Which global names and which attributes the code of a function mentions."""
 
 import dis
 from functools import lru_cache
@@ -6,13 +6,13 @@ from types import CodeType
 from typing import NamedTuple
 
 
-class Named(NamedTuple):
-    """What code names.
+class NamesInCode(NamedTuple):
+    """The names that code mentions.
 
     Attributes:
         read: Globals that it reads.
         assigned: Globals that it assigns or deletes.
-        attributes: Attributes of whatever objects, such as the methods that it calls.
+        attributes: Attributes of any objects, such as the methods that it calls.
     """
 
     read: frozenset[str]
@@ -21,15 +21,15 @@ class Named(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def named_by(code: CodeType) -> Named:
-    """Return what a function's code names, with the functions that are defined within it.
+def names_in(code: CodeType) -> NamesInCode:
+    """Return the names that a function's code mentions, with the functions defined within it.
 
     Example:
         >>> def forward(x):
         ...     global calls
         ...     calls += 1
         ...     return net.relu(x)
-        >>> read, assigned, attributes = named_by(forward.__code__)
+        >>> read, assigned, attributes = names_in(forward.__code__)
         >>> sorted(read), sorted(assigned), sorted(attributes)
         (['calls', 'net'], ['calls'], ['relu'])
     """
@@ -44,8 +44,8 @@ def named_by(code: CodeType) -> Named:
                 attributes.add(instruction.argval)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            inner = named_by(constant)
+            inner = names_in(constant)
             read |= inner.read
             assigned |= inner.assigned
             attributes |= inner.attributes
-    return Named(frozenset(read), frozenset(assigned), frozenset(attributes))
+    return NamesInCode(frozenset(read), frozenset(assigned), frozenset(attributes))

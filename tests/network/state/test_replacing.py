@@ -19,9 +19,10 @@ from lightning_effcx.metrics import (
     Transitions,
 )
 from lightning_effcx.metrics.fisher_rao import fisher_rao_norm
-from lightning_effcx.network.observe import in_precision, observing
-from lightning_effcx.network.state.lending import lent
-from lightning_effcx.network.state.reach import Reach
+from lightning_effcx.network.observe import observing
+from lightning_effcx.network.precision import in_precision
+from lightning_effcx.network.state.replacing import replacing_tensors
+from lightning_effcx.network.state.walk import find_state
 from lightning_effcx.paths import Segment
 from lightning_effcx.tangents.amplification import error_amplification
 
@@ -154,10 +155,10 @@ def test_constants_that_are_not_registered_are_cast_with_the_rest():
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_every_slot_gets_its_very_object_back(name, failing):
     network = STRUCTURES[name]()
-    before, slots, reach = Trace(network), Trace(network, slots_only=True), Reach(network)
-    values = {key: tensor.detach().double() for key, tensor in reach.tensors.items()}
+    before, slots, state = Trace(network), Trace(network, slots_only=True), find_state(network)
+    values = {key: tensor.detach().double() for key, tensor in state.tensors.items()}
     try:
-        with lent(reach.holders(), values):
+        with replacing_tensors(state.containers(), values):
             assert Trace(network).differences(before)
             network(torch.randn(3, 4, dtype=torch.float64))
             if failing:
@@ -171,8 +172,10 @@ def test_every_slot_gets_its_very_object_back(name, failing):
 
 def test_what_is_tied_stays_tied():
     network = STRUCTURES["aliased"]()
-    reach = Reach(network)
-    with lent(reach.holders(), {key: t.double() for key, t in reach.tensors.items()}):
+    state = find_state(network)
+    with replacing_tensors(
+        state.containers(), {key: t.double() for key, t in state.tensors.items()}
+    ):
         tied = [network.first.weight, network.second.weight, network.weights[0]]
         assert all(one is other for one, other in pairwise(tied))
         assert tied[0].dtype == torch.float64

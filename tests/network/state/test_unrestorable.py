@@ -8,8 +8,13 @@ import torch
 from stateful_networks import numbers
 from torch.utils.data import DataLoader
 
-from lightning_effcx.network.state import standins
-from lightning_effcx.network.state.standins import SpentError, Tripwire, is_spent_by_use, stand_in
+from lightning_effcx.network.state import unrestorable
+from lightning_effcx.network.state.unrestorable import (
+    Tripwire,
+    UnrestorableError,
+    is_unrestorable,
+    substitute,
+)
 
 COPIED = {
     "count": lambda: itertools.count(3),
@@ -26,8 +31,8 @@ COPIED = {
 @pytest.mark.parametrize("name", COPIED)
 def test_a_copy_goes_on_by_itself(name):
     thing = COPIED[name]()
-    assert is_spent_by_use(thing)
-    copy = stand_in("it", thing)
+    assert is_unrestorable(thing)
+    copy = substitute("it", thing)
     first = next(copy)
     assert next(thing) == first
 
@@ -46,8 +51,8 @@ def test_a_copy_goes_on_by_itself(name):
 )
 def test_what_cannot_be_copied_trips(make):
     thing = make()
-    assert is_spent_by_use(thing)
-    wire = stand_in("its.name", thing)
+    assert is_unrestorable(thing)
+    wire = substitute("its.name", thing)
     assert isinstance(wire, Tripwire)
     for use in (
         next,
@@ -59,24 +64,24 @@ def test_what_cannot_be_copied_trips(make):
         lambda w: 1 in w,
     ):
         message = rf"the network uses 'its.name' \({type(thing).__name__}\), which cannot be put b"
-        with pytest.raises(SpentError, match=message):
+        with pytest.raises(UnrestorableError, match=message):
             use(wire)
     getattr(thing, "close", int)()
 
 
 def test_what_is_long_is_not_copied(monkeypatch):
-    monkeypatch.setattr(standins, "_LONG", 1000)
-    assert isinstance(stand_in("it", iter([*range(100_000)])), Tripwire)
+    monkeypatch.setattr(unrestorable, "_LONGEST", 1000)
+    assert isinstance(substitute("it", iter([*range(100_000)])), Tripwire)
 
 
 @pytest.mark.parametrize("thing", [[1], Counter(), "text", None, sys.stdout, sys.stderr, int])
 def test_other_things_stay(thing):
-    assert not is_spent_by_use(thing)
+    assert not is_unrestorable(thing)
 
 
 def test_a_tensor_of_inference_mode_is_lent_as_an_ordinary_one():
     with torch.inference_mode():
         table = torch.ones(2)
-        copy = stand_in("it", table)
+        copy = substitute("it", table)
     assert not copy.is_inference()
     assert torch.equal(copy, table)

@@ -1,0 +1,57 @@
+"""Precision: a network and its input in float64, on a device that has float64.
+
+MPS devices have no float64. Exact measures need it, so everything that they compute there moves to
+the CPU. `device_for` alone decides this; all other code calls `in_precision` and `to_precision`.
+"""
+
+import torch
+from torch import Tensor
+
+from lightning_effcx.network.observe import Network, owner_of
+from lightning_effcx.network.state.keeping import state_of
+from lightning_effcx.network.state.replacing import replacing_tensors
+
+_WITHOUT_FLOAT64 = frozenset({"mps"})  # types of devices
+
+
+def device_for(dtype: torch.dtype, device: torch.device) -> torch.device:
+    """Return where to compute: on the device, or on the CPU if the device has no such numbers.
+
+    Example:
+        >>> device_for(torch.float64, torch.device("mps"))
+        device(type='cpu')
+    """
+    if dtype == torch.float64 and device.type in _WITHOUT_FLOAT64:
+        return torch.device("cpu")
+    return device
+
+
+def to_precision(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a tensor as another type of numbers, where there are such numbers."""
+    return tensor.to(device_for(dtype, tensor.device), dtype)
+
+
+def in_precision(network: Network, dtype: torch.dtype) -> Network:
+    """Return the network with all its floating-point tensors in another precision.
+
+    They are replaced during each call only. If the device has no such precision, all tensors of the
+    network are on the CPU during the call, where `x` has to be, too. A callable that is no module
+    and no method of one is returned as it is.
+    """
+    owner = owner_of(network)
+    if owner is None:
+        return network
+    state = state_of(owner)
+    containers = state.containers()
+    values = {}
+    for key, tensor in state.tensors.items():
+        if tensor.is_floating_point():
+            values[key] = to_precision(tensor.detach(), dtype)
+        elif device_for(dtype, tensor.device) != tensor.device:
+            values[key] = tensor.detach().to(device_for(dtype, tensor.device))
+
+    def exact(x: Tensor) -> Tensor:
+        with replacing_tensors(containers, values):
+            return network(x)
+
+    return exact
