@@ -40,7 +40,7 @@ from torchmetrics.utilities import dim_zero_cat
 from lightning_effcx.metrics.base import SampleMetric
 from lightning_effcx.metrics.draws import Draws
 from lightning_effcx.metrics.samples import check_samples
-from lightning_effcx.network import Network, in_precision
+from lightning_effcx.network import Network, in_precision, to_precision
 from lightning_effcx.options import check_count, check_number
 from lightning_effcx.piecewise import bends, pieces
 from lightning_effcx.tags import site_key
@@ -110,7 +110,9 @@ def boundary_distance_per_site(
     check_count("chunk", chunk, of=" row")
     network = in_precision(network, torch.float64)
     samples = max(1, chunk // (x.shape[1:].numel() + 2))
-    parts = [_distances(network, part, chunk) for part in x.to(torch.float64).split(samples)]
+    parts = [
+        _distances(network, part, chunk) for part in to_precision(x, torch.float64).split(samples)
+    ]
     return {site: torch.cat([part[site] for part in parts]) for site in parts[0]}
 
 
@@ -168,7 +170,7 @@ def _densities(  # noqa: PLR0913, PLR0917 those of the measure
     """Area per volume of the boundaries that each site makes; a chunk is of ends of chords."""
     parts: list[dict[str, Tensor]] = []
     for rows in torch.arange(len(x)).split(max(1, chunk // (2 * directions))):
-        part = x[rows].to(torch.float64)
+        part = to_precision(x[rows], torch.float64)
         d = part.shape[1:].numel()
         ends = radius * _chords(draws[rows], directions, d).to(part)
         centre = part.repeat_interleave(directions, 0)[:, None]
@@ -200,7 +202,7 @@ def _check(radius: float, directions: int) -> None:
 
 
 def _none(x: Tensor) -> Tensor:
-    return torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    return torch.zeros_like(to_precision(x.flatten(1)[:, 0], torch.float64))
 
 
 class BoundaryDistance(SampleMetric):

@@ -31,7 +31,7 @@ from torchmetrics.utilities import dim_zero_cat
 from lightning_effcx.metrics.base import PathMetric
 from lightning_effcx.metrics.draws import Draws
 from lightning_effcx.metrics.samples import check_samples
-from lightning_effcx.network import Network
+from lightning_effcx.network import Network, to_precision
 from lightning_effcx.paths import Paths, Segment
 from lightning_effcx.piecewise import bends, pieces
 
@@ -99,7 +99,8 @@ class CapacityGap(PathMetric):
         capacity = region_capacity(network, x[:, 0])
         self.units = torch.full_like(self.units, capacity.units)
         self.log_regions = torch.full_like(self.log_regions, capacity.log_regions)
-        return pieces(network, x).regions().double() / capacity.units, {}
+        regions = to_precision(pieces(network, x).regions(), torch.float64)
+        return regions / capacity.units, {}
 
     def compute(self) -> dict[str, Tensor]:
         found = super().compute()

@@ -25,7 +25,7 @@ from torch import Tensor
 from lightning_effcx.metrics.base import PathMetric
 from lightning_effcx.metrics.draws import Draws
 from lightning_effcx.metrics.samples import check_paths
-from lightning_effcx.network import Network, in_precision
+from lightning_effcx.network import Network, in_precision, to_precision
 from lightning_effcx.paths import Segment
 from lightning_effcx.piecewise import Rows, pieces
 
@@ -46,7 +46,7 @@ def linear_deviation(network: Network, path: Float[Tensor, "s p ..."]) -> Float[
         tensor([1.5000], dtype=torch.float64)
     """
     check_paths(network, path)
-    path = path.to(torch.float64)
+    path = to_precision(path, torch.float64)
     segments = torch.stack([path[:, :-1], path[:, 1:]], 2).flatten(0, 1)
     y = _outputs(network, path.flatten(0, 1)).unflatten(0, path.shape[:2])
     start, end = y[:, :-1].flatten(0, 1), y[:, 1:].flatten(0, 1)

@@ -139,7 +139,7 @@ def fidelity(outputs: Tensor, z: Tensor, mean: Tensor) -> Fidelity:
     return Fidelity(
         squared_errors=(outputs - z).square().sum(1),
         spread=(z - mean).square().sum(1),
-        agrees=(decisions(outputs) == decisions(z)).double(),
+        agrees=(decisions(outputs) == decisions(z)).to(z),
     )
 
 
@@ -218,8 +218,7 @@ class MimicGap(NetworkMetric):
             with torch.no_grad():
                 found = fidelity(student(x[held]), z[held], z[seen].mean(0))
             columns = [found.squared_errors, found.spread, found.agrees]
-            exact = torch.float32 if x.device.type == "mps" else torch.float64
-            self.found = [*self.found, torch.stack(columns, 1).to(x.device, exact)]
+            self.found = [*self.found, torch.stack(columns, 1)]
 
     def compute(self) -> dict[str, Tensor]:
         """Gap and agreement over all samples that were held out, each with its standard error."""

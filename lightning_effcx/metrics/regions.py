@@ -35,7 +35,7 @@ from torch import Generator, Tensor
 from lightning_effcx.metrics.base import PathMetric
 from lightning_effcx.metrics.draws import Draws
 from lightning_effcx.metrics.samples import check_paths
-from lightning_effcx.network import Network
+from lightning_effcx.network import Network, to_precision
 from lightning_effcx.options import check_count, check_number
 from lightning_effcx.paths import Paths, Segment
 from lightning_effcx.piecewise import pieces
@@ -200,6 +200,7 @@ def _estimated(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Estimate the regions of each path, and its knots at each site."""
     _check(budget, share)
+    path = to_precision(path, torch.float64)
     draws = Draws.of(len(path), generator, rows="path")
     first, second = draws.rand(2, dtype=torch.float64).to(path.device).unbind(1)
     windows = 1 if budget is None else _WINDOWS
@@ -235,7 +236,6 @@ def _windows(path: Tensor, start: Tensor, share: Tensor, windows: int) -> Tensor
     before = position.long().clamp(max=last - 1)
     fraction = (position - before).reshape(*position.shape, *[1] * (path.dim() - 2))
     rows = torch.arange(len(path), device=path.device)[:, None]
-    path = path.to(torch.float64)
     cut = torch.lerp(path[rows, before], path[rows, before + 1], fraction)
     return cut.unflatten(1, (-1, last + 1)).flatten(0, 1)
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from lightning_effcx.metrics.samples import check_samples
-from lightning_effcx.network import Network, at_samples, differentiating, evaluate
+from lightning_effcx.network import Network, at_samples, differentiating, evaluate, to_precision
 from lightning_effcx.options import check_count, check_number, check_seed, check_switch
 
 _RATE = 0.1  # of the steps, relative to how large the weights are at the start
@@ -225,13 +225,13 @@ def _solve(student: ShallowStudent, x: Tensor, z: Tensor) -> None:
 
 
 def logits(network: Network, x: Tensor, chunk: int, *, centred: bool) -> Tensor:
-    """Evaluate a network in float64, as far as its device has that; without a gradient."""
+    """Return the outputs of a network in float64, without a gradient."""
     check_count("chunk", chunk, of=" row")
     check_switch("centred", centred)
     with torch.no_grad():
         parts = torch.arange(len(x)).split(chunk)
         outputs = torch.cat([evaluate(at_samples(network, part), x[part]) for part in parts])
-        z = outputs.to("cpu" if outputs.device.type == "mps" else outputs.device, torch.float64)
+        z = to_precision(outputs, torch.float64)
         if centred and z.shape[1] == 1:
             raise ValueError("centred=True leaves nothing of a single output: mimic it as it is.")
         return z - z.mean(1, keepdim=True) if centred else z

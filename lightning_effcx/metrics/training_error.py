@@ -20,7 +20,15 @@ from torchmetrics.utilities import dim_zero_cat
 
 from lightning_effcx.metrics.base import NetworkMetric
 from lightning_effcx.metrics.emc import check_epsilon, is_fitted
-from lightning_effcx.network import Network, check_finite, evaluate, observing, structure, varies
+from lightning_effcx.network import (
+    Network,
+    check_finite,
+    evaluate,
+    observing,
+    structure,
+    to_precision,
+    varies,
+)
 from lightning_effcx.options import check_count, check_number, check_seed
 from lightning_effcx.tags import STDERR
 from lightning_effcx.targets import decisions
@@ -173,7 +181,8 @@ def _samples(
         x, y = x[chosen.to(x.device)].detach(), y[chosen.to(y.device)].detach()
     else:
         x, y = _read(data, chosen.tolist())
-    if y.numel() != len(y) or not torch.equal(y.double(), y.double().round()):
+    exact = to_precision(y, torch.float64)
+    if y.numel() != len(y) or not torch.equal(exact, exact.round()):
         raise ValueError(
             f"the labels are {structure(y)}: expected the whole number of a class for each sample; "
             "values that are no classes have no such error."

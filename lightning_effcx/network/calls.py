@@ -92,6 +92,15 @@ class Call:
         given = mapped(self.given, tensors.get)
         return replace(self, given=given, samples=self.samples if samples is None else samples)
 
+    def beside(self, x: Tensor) -> Self:
+        """Return the same call with all tensors on the CPU if `x` is there.
+
+        A call on another device may have tensors on the CPU, such as lengths: they stay there.
+        """
+        if x.device.type != "cpu":
+            return self
+        return replace(self, given=mapped(self.given, lambda _, tensor: tensor.cpu()))
+
     def copied(self) -> Self:
         """Return the same call with copies of all tensors.
 

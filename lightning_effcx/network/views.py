@@ -73,7 +73,7 @@ class Called(View):
         tensors |= {place: self._fixed(place, x) for place in self.held}
         if self.writes:
             tensors = {place: tensor.clone() for place, tensor in tensors.items()}
-        args, kwargs = self.call.replaced(tensors).given
+        args, kwargs = self.call.beside(x).replaced(tensors).given
         if self.embedding is None:
             return self._orig_mod(*args, **kwargs)
         with _in_place_of(self._orig_mod.get_submodule(self.embedding), x):
@@ -96,7 +96,7 @@ class Called(View):
         ]
 
     def _fixed(self, place: Place, x: Tensor) -> Tensor:
-        held: Tensor = at(self.call.given, place)
+        held: Tensor = at(self.call.beside(x).given, place)
         if len(held) not in {1, len(x)}:
             raise ValueError(
                 f"the argument {place[-1]!r} is known for {len(held)} samples, but this measure "

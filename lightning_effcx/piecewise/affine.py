@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_effcx.network import Network, differentiating, in_precision
+from lightning_effcx.network import Network, differentiating, in_precision, to_precision
 from lightning_effcx.piecewise.envelope import contest
 from lightning_effcx.piecewise.passes import Pass
 from lightning_effcx.piecewise.rows import Rows
@@ -59,7 +59,7 @@ def bends(network: Network, x: Tensor, directions: Tensor | None = None) -> dict
         >>> found["relu"].gap.tolist(), found["relu"].squares.tolist()
         ([[6.0, 10.0]], [[4.0, 0.0]])
     """
-    x = x.to(torch.float64)
+    x = to_precision(x, torch.float64)
     directions = x[:0] if directions is None else directions.to(x)
     network = in_precision(network, torch.float64)
     # The network may write in place, which inference tensors refuse.

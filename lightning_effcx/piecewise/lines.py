@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_effcx.network import Network, in_precision
+from lightning_effcx.network import Network, in_precision, to_precision
 from lightning_effcx.piecewise.cutting import in_parts
 from lightning_effcx.piecewise.engine import Engine, IdleError, Measure, Rehearsal
 from lightning_effcx.piecewise.rows import Rows
@@ -117,7 +117,7 @@ def pieces(  # noqa: PLR0913 each is one thing that users may choose
         (tensor([1., 2.], dtype=torch.float64), tensor([0., 1.], dtype=torch.float64))
     """
     network = in_precision(network, dtype)
-    path = path.to(dtype)
+    path = to_precision(path, dtype)
     kept = _kept(path)
     rows, x = _start(path, kept)
     idle: frozenset[str] = frozenset()
@@ -138,7 +138,7 @@ def pieces(  # noqa: PLR0913 each is one thing that users may choose
 
 def check_piecewise_linear(network: Network, x: Float[Tensor, "n ..."]) -> None:
     """Say why `pieces` refuses a network, if it does, by one pass over the first sample."""
-    x = x[:1].to(torch.float64)
+    x = to_precision(x[:1], torch.float64)
     with suppress(IdleError):  # which says that it came to the end
         Rehearsal(x).run(in_precision(network, x.dtype))
 

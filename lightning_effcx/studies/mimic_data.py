@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lightning_effcx.metrics.mimic import Fidelity, fidelity
 from lightning_effcx.metrics.shallow_student import check_share, logits, split_samples
-from lightning_effcx.network import Network, check_finite, observing
+from lightning_effcx.network import Network, check_finite, observing, to_precision
 from lightning_effcx.reading import open_regular, visible
 from lightning_effcx.studies.runner import digest_of
 from lightning_effcx.targets import decisions
@@ -130,7 +130,7 @@ class TeacherData:
         """
         if not len(self.y):
             return {}
-        return {"accuracy": float((decisions(outputs) == self.y[self.held]).double().mean())}
+        return {"accuracy": float((decisions(outputs) == self.y[self.held]).to(self.z).mean())}
 
     def scores(self, outputs: Tensor) -> dict[str, float]:
         """Compare outputs at the held out samples with the teacher's; return all scores by name.
@@ -181,7 +181,8 @@ def _evaluate_teacher(
 def _classes(y: Tensor, outputs: int) -> Tensor:
     """Return labels as whole numbers `(n,)`; refuse what is no class of the network."""
     most = max(outputs, 2) - 1
-    if y.numel() != len(y) or not torch.equal(y.double(), y.double().round().clamp(0, most)):
+    exact = to_precision(y, torch.float64)
+    if y.numel() != len(y) or not torch.equal(exact, exact.round().clamp(0, most)):
         raise ValueError(
             f"the labels are no classes of a network with {outputs} outputs: expected whole "
             f"numbers from 0 to {most}, or labels=False to do without."

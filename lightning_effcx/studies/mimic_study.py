@@ -152,7 +152,7 @@ class _FitStudent:
 
     def __call__(self, job: Job) -> dict[str, float]:
         data = TeacherData.read(self.file)
-        x = data.x.flatten(1).double()
+        x = data.x.flatten(1).to(data.z)
         student = ShallowStudent(
             x.shape[1],
             data.z.shape[1],
@@ -160,7 +160,7 @@ class _FitStudent:
             bottleneck=self.bottleneck,
             activation=_ACTIVATIONS[self.activation],
             seed=self.seed,
-        ).double()
+        ).to(data.z)
         seen, by_labels = data.seen, job.arguments["on"] == "labels"
         if by_labels:
             fit_labels(student, x[seen], data.y[seen], self.steps)

@@ -70,7 +70,7 @@ class Greedy:
     def _all(self) -> tuple[Tensor, Tensor, Tangents]:
         if not self._found:
             nothing = torch.zeros(0, dtype=torch.long)
-            none = nothing.double()
+            none = torch.zeros(0, dtype=torch.float64)
             return none, nothing, Tangents(nothing, none, none, none)
         gains, sites, tangents = zip(*self._found, strict=True)
         columns = (torch.cat(column) for column in zip(*tangents, strict=True))

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_effcx.network import Network
+from lightning_effcx.network import Network, to_precision
 from lightning_effcx.tangents.approximation import Approximation
 from lightning_effcx.tangents.curves import curve
 from lightning_effcx.tangents.piecewise_linear import BrokenLines, Tangents, joined
@@ -46,9 +46,7 @@ class Layer:
 
     def add(self, site: Site) -> None:
         """Keep the pre-activations of some more samples."""
-        # Not every device has float64.
-        on = "cpu" if site.z.device.type == "mps" else site.z.device
-        self._z.append(site.z.detach().to(on, torch.float64))
+        self._z.append(to_precision(site.z.detach(), torch.float64))
 
     def approximated(self, weight: Tensor | None, candidates: int) -> Approximation:
         """Approximate its curve, each unit's error counting by its weight, `(u,)`."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_effcx.network import Network, differentiating, evaluate
+from lightning_effcx.network import Network, differentiating, evaluate, to_precision
 from lightning_effcx.tangents.piecewise_linear import BrokenLines
 from lightning_effcx.tracing import Follower, Leaving, Operation, as_one, tensors, written
 
@@ -52,7 +52,7 @@ def difference(network: Network, other: Substituted, x: Tensor, chunk: int) -> f
     with torch.no_grad():
         for part in x.split(max(1, min(chunk, _NUMBERS // max(most, 1)))):
             apart = evaluate(network, part.clone()) - other(part)
-            total += float(apart.double().abs().mean(1).sum())
+            total += float(to_precision(apart, torch.float64).abs().mean(1).sum())
     return total / len(x)
 
 
