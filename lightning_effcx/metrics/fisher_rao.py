@@ -34,7 +34,14 @@ from torch import Tensor, nn
 from lightning_effcx.metrics.base import SampleMetric
 from lightning_effcx.metrics.draws import Draws
 from lightning_effcx.metrics.samples import check_samples
-from lightning_effcx.network import Network, as_called, differentiating, evaluate, lent, reach_of
+from lightning_effcx.network import (
+    Network,
+    as_called,
+    differentiating,
+    evaluate,
+    reach_of,
+    replacing_tensors,
+)
 from lightning_effcx.options import check_kind, check_switch, check_word
 from lightning_effcx.targets import classes_of
 from lightning_effcx.tracing import without_wrappers
@@ -220,7 +227,9 @@ def _forward_mode(
     holders = reach_of(network).containers()
 
     def outputs(parameters: dict[str, Tensor]) -> Tensor:
-        with lent(holders, {id(theta[name]): value for name, value in parameters.items()}):
+        with replacing_tensors(
+            holders, {id(theta[name]): value for name, value in parameters.items()}
+        ):
             return evaluate(network, x)
 
     f, t, *_ = torch.func.jvp(outputs, (dict(theta),), (dict(theta),))

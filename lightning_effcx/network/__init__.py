@@ -24,7 +24,7 @@ from lightning_effcx.network.observe import (
 from lightning_effcx.network.precision import in_precision, to_precision
 from lightning_effcx.network.recorder import Recorder
 from lightning_effcx.network.state.keeping import state_of as reach_of
-from lightning_effcx.network.state.replacing import replacing_tensors as lent
+from lightning_effcx.network.state.replacing import replacing_tensors as replacing_tensors
 from lightning_effcx.network.state.unrestorable import UnrestorableError as SpentError
 from lightning_effcx.network.views import as_called, at_samples, varies
 
@@ -47,7 +47,6 @@ __all__ = [
     "heard",
     "in_precision",
     "is_target",
-    "lent",
     "listed",
     "mapped",
     "observing",
@@ -55,6 +54,7 @@ __all__ = [
     "parts",
     "random_states_kept",
     "reach_of",
+    "replacing_tensors",
     "structure",
     "to_precision",
     "varies",

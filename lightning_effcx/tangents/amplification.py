@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_effcx.network import Network, differentiating, lent, owner_of, reach_of
+from lightning_effcx.network import Network, differentiating, owner_of, reach_of, replacing_tensors
 from lightning_effcx.tracing import Site, listen
 
 
@@ -80,7 +80,7 @@ def _absolute(network: Network) -> Network:
     values = {id(tensor): tensor.detach().abs() for tensor in own if tensor.is_floating_point()}
 
     def absolute(x: Tensor) -> Tensor:
-        with lent(holders, values):
+        with replacing_tensors(holders, values):
             return network(x)
 
     return absolute
