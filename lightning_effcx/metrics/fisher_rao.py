@@ -39,8 +39,8 @@ from lightning_effcx.network import (
     as_called,
     differentiating,
     evaluate,
-    reach_of,
     replacing_tensors,
+    state_of,
 )
 from lightning_effcx.options import check_kind, check_switch, check_word
 from lightning_effcx.targets import classes_of
@@ -224,7 +224,7 @@ def _along_the_weights(
 def _forward_mode(
     network: nn.Module, theta: dict[str, nn.Parameter], x: Tensor
 ) -> tuple[Tensor, Tensor]:
-    holders = reach_of(network).containers()
+    holders = state_of(network).containers()
 
     def outputs(parameters: dict[str, Tensor]) -> Tensor:
         with replacing_tensors(

@@ -23,7 +23,7 @@ from lightning_effcx.network.observe import (
 )
 from lightning_effcx.network.precision import in_precision, to_precision
 from lightning_effcx.network.recorder import Recorder
-from lightning_effcx.network.state.keeping import state_of as reach_of
+from lightning_effcx.network.state.keeping import state_of as state_of
 from lightning_effcx.network.state.replacing import replacing_tensors as replacing_tensors
 from lightning_effcx.network.state.unrestorable import UnrestorableError as SpentError
 from lightning_effcx.network.views import as_called, at_samples, varies
@@ -53,8 +53,8 @@ __all__ = [
     "owner_of",
     "parts",
     "random_states_kept",
-    "reach_of",
     "replacing_tensors",
+    "state_of",
     "structure",
     "to_precision",
     "varies",

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_effcx.network import Network, differentiating, owner_of, reach_of, replacing_tensors
+from lightning_effcx.network import Network, differentiating, owner_of, replacing_tensors, state_of
 from lightning_effcx.tracing import Site, listen
 
 
@@ -74,7 +74,7 @@ def _absolute(network: Network) -> Network:
             f"{type(network).__name__} does not tell: pass the torch.nn.Module, or a bound method "
             "of it, not scripted, or use error='measured'."
         )
-    reach = reach_of(owner)
+    reach = state_of(owner)
     holders = reach.containers()
     own = [t for m in reach.modules for t in (*m.parameters(False), *m.buffers(False))]
     values = {id(tensor): tensor.detach().abs() for tensor in own if tensor.is_floating_point()}
