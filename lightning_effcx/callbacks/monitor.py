@@ -35,8 +35,8 @@ from lightning_effcx.callbacks.tensorboard import declare
 from lightning_effcx.network import (
     Captured,
     Network,
-    SpentError,
     Target,
+    UnrestorableError,
     at_samples,
     captured,
     check_finite,
@@ -372,7 +372,7 @@ class ComplexityMonitor(Callback):
         """Add to an error what the batch is, and how to say what is in it."""
         try:
             yield
-        except SpentError:  # which is not about the batch
+        except UnrestorableError:  # which is not about the batch
             raise
         except ValueError as error:
             said = f"{error}."

@@ -25,7 +25,7 @@ from lightning_effcx.network.precision import in_precision, to_precision
 from lightning_effcx.network.recorder import Recorder
 from lightning_effcx.network.state.keeping import state_of as state_of
 from lightning_effcx.network.state.replacing import replacing_tensors as replacing_tensors
-from lightning_effcx.network.state.unrestorable import UnrestorableError as SpentError
+from lightning_effcx.network.state.unrestorable import UnrestorableError as UnrestorableError
 from lightning_effcx.network.views import as_called, at_samples, varies
 
 __all__ = [
@@ -35,8 +35,8 @@ __all__ = [
     "ChooseNetwork",
     "Network",
     "Recorder",
-    "SpentError",
     "Target",
+    "UnrestorableError",
     "as_called",
     "at_samples",
     "captured",

@@ -26,7 +26,7 @@ from lightning_effcx.network.naming import listed, name
 from lightning_effcx.network.nested import Place, structure
 from lightning_effcx.network.observe import Network
 from lightning_effcx.network.outputs import ChooseOutput, check_apart, output_place
-from lightning_effcx.network.state.unrestorable import UnrestorableError as SpentError
+from lightning_effcx.network.state.unrestorable import UnrestorableError as UnrestorableError
 from lightning_effcx.network.views import Called, View, matrix
 
 _SHOWN = 12  # names of parts: the nearest to that which is not there
@@ -84,7 +84,7 @@ def _evaluated(
             f"no network was found: {type(part).__name__} has no forward, or an unfinished one, "
             "and no call of an only child with parameters was heard"
         ) from error
-    except (SpentError, _UnclearError):
+    except (UnrestorableError, _UnclearError):
         raise
     except Exception as error:
         shapes = ", ".join(structure(t) for t in call.tensors().values())
