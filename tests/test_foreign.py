@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from lightning_effcx.functional import jacobian_norm
-from lightning_effcx.network.capture import captured
+from lightning_effcx.network.capture import capture_network
 from lightning_effcx.network.nested import mapped
 from lightning_effcx.network.observe import observing
 from lightning_effcx.network.recorder import Recorder
@@ -23,7 +23,7 @@ def seen(case: Case, most: int = N):
     call = recorder.close()
     assert call is not None
     with observing(case.module):
-        return captured(case.module, call)
+        return capture_network(case.module, call)
 
 
 def norm(case: Case, row: int) -> Tensor:

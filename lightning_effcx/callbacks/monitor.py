@@ -38,7 +38,7 @@ from lightning_effcx.network import (
     Target,
     UnrestorableError,
     at_samples,
-    captured,
+    capture_network,
     check_finite,
     is_target,
     listed,
@@ -355,7 +355,8 @@ class ComplexityMonitor(Callback):
         with self._guard("every measure"):
             with self._explaining():
                 call, y = self._probe.gathered(trainer)
-                found = together(lambda: captured(pl_module, call, self.network, self.output))
+                choices = self.network, self.output
+                found = together(lambda: capture_network(pl_module, call, *choices))
             # A part may be called with several rows for each sample.
             y = y if is_target(y, len(found.x)) else None
             self._announce(found, y)

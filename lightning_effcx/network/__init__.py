@@ -1,7 +1,7 @@
 """Which network is measured, and how it is looked at without leaving a trace."""
 
 from lightning_effcx.network.calls import Call
-from lightning_effcx.network.capture import Captured, captured
+from lightning_effcx.network.capture import Captured, capture_network
 from lightning_effcx.network.inputs import (
     ChooseInput,
     ChooseNetwork,
@@ -39,7 +39,7 @@ __all__ = [
     "UnrestorableError",
     "as_called",
     "at_samples",
-    "captured",
+    "capture_network",
     "check_finite",
     "chosen",
     "differentiating",

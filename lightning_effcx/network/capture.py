@@ -41,7 +41,7 @@ class Captured(NamedTuple):
     words: str
 
 
-def captured(
+def capture_network(
     module: nn.Module,
     call: Call,
     choice: ChooseNetwork | None = None,

@@ -15,7 +15,7 @@ from lightning_effcx.metrics import (
 from lightning_effcx.metrics.draws import Draws
 from lightning_effcx.metrics.shard import Shard
 from lightning_effcx.network.calls import Call
-from lightning_effcx.network.capture import captured
+from lightning_effcx.network.capture import capture_network
 from lightning_effcx.network.observe import observing
 from lightning_effcx.paths import Arc, OriginLine, Segment, Translation, origins, pairs
 
@@ -121,7 +121,7 @@ def masked(samples: int = 6):
     mask = torch.randint(4, (samples, 4))
     call = Call.of("", (x, mask), {}, samples)
     with observing(module):
-        network, x, *_ = captured(module, call)
+        network, x, *_ = capture_network(module, call)
     return module, network, x, mask
 
 

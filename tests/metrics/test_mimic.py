@@ -13,7 +13,7 @@ from lightning_effcx.functional import ShallowStudent, fit_student, mimic_gap
 from lightning_effcx.metrics import MimicGap
 from lightning_effcx.metrics.shard import Shard
 from lightning_effcx.network.calls import Call
-from lightning_effcx.network.capture import captured
+from lightning_effcx.network.capture import capture_network
 from lightning_effcx.network.observe import observing
 
 pytestmark = pytest.mark.usefixtures("_float64")
@@ -192,7 +192,7 @@ def test_a_network_that_holds_something_for_each_sample_is_mimicked_as_it_is_the
 
     module, x, scale = Scaled(), torch.randn(40, 3), torch.randint(1, 4, (40, 1))
     with observing(module):
-        network, x, *_ = captured(module, Call.of("", (x, scale), {}, 40))
+        network, x, *_ = capture_network(module, Call.of("", (x, scale), {}, 40))
     table = lambda z: z * scale[torch.cdist(z, x).argmin(1)]  # noqa: E731
     assert found(network, x, steps=20) == pytest.approx(found(table, x, steps=20))
 

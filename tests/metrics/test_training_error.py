@@ -12,7 +12,7 @@ from lightning_effcx.callbacks import ComplexityMonitor
 from lightning_effcx.metrics import TrainingError
 from lightning_effcx.metrics.shard import Shard
 from lightning_effcx.network.calls import Call
-from lightning_effcx.network.capture import captured
+from lightning_effcx.network.capture import capture_network
 from lightning_effcx.network.observe import observing
 
 pytestmark = pytest.mark.usefixtures("_float64")
@@ -245,7 +245,7 @@ def test_networks_that_hold_something_for_each_sample_are_refused():
     call = Call.of("", (torch.randn(6, 4), torch.randint(3, (6, 4))), {}, 6)
     module.forward = lambda x, mask: x * mask
     with observing(module):
-        network, x, *_ = captured(module, call)
+        network, x, *_ = capture_network(module, call)
     metric = TrainingError((torch.randn(5, 4), torch.arange(5) % 3))
     with pytest.raises(ValueError, match="holds something fixed for each sample of its batch, whi"):
         metric.update(network, x)

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from lightning_effcx.metrics.regions import transitions
 from lightning_effcx.network.calls import Call
-from lightning_effcx.network.capture import captured
+from lightning_effcx.network.capture import capture_network
 from lightning_effcx.network.observe import observing
 from lightning_effcx.network.views import Called, View, as_called, at_samples, varies
 from lightning_effcx.tracing.units import find_sites
@@ -31,7 +31,7 @@ def call(*args: Any, part: str = "", **kwargs: Any) -> Call:
 
 def see(module: nn.Module, *args: Any, choice=None, output=None, part: str = "", **kwargs: Any):
     with observing(module):
-        return captured(module, call(*args, part=part, **kwargs), choice, output)
+        return capture_network(module, call(*args, part=part, **kwargs), choice, output)
 
 
 def test_a_module_that_maps_its_only_argument_to_a_matrix_is_the_network_itself():
@@ -248,7 +248,7 @@ def test_a_call_that_was_heard_in_inference_mode_can_be_differentiated():
     with torch.inference_mode():
         heard_there = call(X * 1, mask=Y * 1, flag="matrix")
     with observing(module):
-        network, x, *_ = captured(module, heard_there)
+        network, x, *_ = capture_network(module, heard_there)
         with torch.enable_grad():
             x.requires_grad_()
             (row,) = torch.autograd.grad(network(x).sum(), x)
@@ -353,7 +353,7 @@ def test_whole_numbers_are_not_guessed_to_be_numbers(module, args, rows, shown):
         rf"each of the {rows} samples, and no embedding that returns one$"
     )
     with observing(module), pytest.raises(ValueError, match=message):
-        captured(module, found)
+        capture_network(module, found)
 
 
 class Pixels(nn.Module):
@@ -389,7 +389,7 @@ def test_sequences_whose_first_dimension_is_time_are_refused():
         "among `x` and `lengths` there is no floating-point tensor with a row for each of the 6"
     )
     with observing(module), pytest.raises(ValueError, match=message):
-        captured(module, found)
+        capture_network(module, found)
 
 
 def test_complex_numbers_are_no_input_wherever_they_stand():
@@ -429,6 +429,6 @@ def test_what_is_held_fixed_can_be_viewed_as_in_a_real_call():
     module, labels = Labelled(), torch.arange(6).reshape(6, 1) % 3
     call = Call.of("", (torch.randn(6, 4), labels), {}, 6)
     with observing(module):
-        network, x, _ = captured(module, call)[:3]
+        network, x, _ = capture_network(module, call)[:3]
         one = at_samples(network, torch.tensor([2]))
         assert transitions(one, torch.stack([x[2], -x[2], x[2]])[None]).tolist() == [8]

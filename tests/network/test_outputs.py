@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_effcx.network.calls import Call
-from lightning_effcx.network.capture import captured
+from lightning_effcx.network.capture import capture_network
 from lightning_effcx.network.observe import observing
 from lightning_effcx.network.outputs import output_name, output_place
 
@@ -36,7 +36,7 @@ def see(module: nn.Module, output: str | int | None = None) -> Any:
     call = Call.of("", (X,), {}, 9)
     assert call is not None
     with observing(module):
-        return captured(module, call, None, output)
+        return capture_network(module, call, None, output)
 
 
 RANDOM = "are random: evaluated twice at the same samples, they differ"

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from lightning_effcx import metrics
 from lightning_effcx.network import precision
 from lightning_effcx.network.calls import Call
-from lightning_effcx.network.capture import captured
+from lightning_effcx.network.capture import capture_network
 from lightning_effcx.network.observe import observing
 from lightning_effcx.network.precision import device_for, in_precision, to_precision
 from lightning_effcx.paths import Segment
@@ -84,7 +84,7 @@ def test_what_a_network_holds_fixed_moves_to_the_cpu_with_its_input():
         there = moved(module)
         given = tuple(OnDevice(each) for each in args)
         with observing(there):
-            network, x, *_ = captured(there, Call.of("", given, {}, 4))
+            network, x, *_ = capture_network(there, Call.of("", given, {}, 4))
             found = in_precision(network, torch.float64)(to_precision(x, torch.float64))
     assert found.device.type == "cpu"
     assert_close(found, expected.detach(), rtol=1e-6, atol=1e-6)
