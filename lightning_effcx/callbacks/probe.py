@@ -13,7 +13,7 @@ from lightning_effcx.network import (
     ChooseNetwork,
     Recorder,
     chosen,
-    heard,
+    find_input,
     parts,
     structure,
 )
@@ -98,7 +98,7 @@ class Probe:
             if self.batch is not None:
                 call, (y, origin) = chosen(batch, self.batch, self.network)
             else:
-                call, (y, origin) = heard(batch, call, self.network)
+                call, (y, origin) = find_input(batch, call, self.network)
         except Exception as error:  # noqa: BLE001 the user's function may raise anything
             self._error = error
             return

@@ -7,7 +7,7 @@ from lightning_effcx.network.inputs import (
     ChooseNetwork,
     Target,
     chosen,
-    heard,
+    find_input,
     is_target,
 )
 from lightning_effcx.network.naming import listed
@@ -44,7 +44,7 @@ __all__ = [
     "chosen",
     "differentiating",
     "evaluate",
-    "heard",
+    "find_input",
     "in_precision",
     "is_target",
     "listed",

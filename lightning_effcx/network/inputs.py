@@ -70,7 +70,7 @@ class Input(NamedTuple):
     target: Target
 
 
-def heard(batch: Any, call: Call | None, choice: ChooseNetwork | None) -> Input:
+def find_input(batch: Any, call: Call | None, choice: ChooseNetwork | None) -> Input:
     """Return input and targets, from a batch and from what the module was called with in its step.
 
     Args:

@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from lightning_effcx.network.calls import Call
-from lightning_effcx.network.inputs import chosen, heard
+from lightning_effcx.network.inputs import chosen, find_input
 
 X, Y = torch.randn(6, 3), torch.arange(6)
 
@@ -31,7 +31,7 @@ def call(*args: Any, **kwargs: Any) -> Call:
 
 
 def test_what_was_called_is_the_input_whatever_the_batch_starts_with():
-    found, (y, _) = heard((X, Y), call(X + 1), None)
+    found, (y, _) = find_input((X, Y), call(X + 1), None)
     assert_close(found.given[0][0], X + 1)
     assert y is Y
 
@@ -42,12 +42,12 @@ def test_what_was_called_is_the_input_whatever_the_batch_starts_with():
     ids=str,
 )
 def test_where_no_call_was_heard_the_first_tensor_of_numbers_is_the_input(batch):
-    found, _ = heard(batch, None, None)
+    found, _ = find_input(batch, None, None)
     assert found.given[0][0] is X
 
 
 def test_a_function_of_the_module_is_about_the_batch():
-    found, _ = heard((X, Y), call(X + 1), lambda module, x: module(x + 1))
+    found, _ = find_input((X, Y), call(X + 1), lambda module, x: module(x + 1))
     assert found.given[0][0] is X
 
 
@@ -66,13 +66,13 @@ def test_a_function_of_the_module_is_about_the_batch():
     ids=str,
 )
 def test_a_target_is_found_by_its_name_or_as_the_second_part(batch):
-    assert heard(batch, None, None).target.y is Y
+    assert find_input(batch, None, None).target.y is Y
 
 
 @pytest.mark.parametrize("batch", [X, (X,), (X, "words"), (X, torch.tensor(1)), {"x": X, "z": Y}])
 def test_what_is_no_tensor_of_the_same_length_or_has_another_name_is_no_target(batch):
-    assert heard(batch, None, None).target.y is None
-    assert heard((X, torch.arange(3)), None, None).target.y is None
+    assert find_input(batch, None, None).target.y is None
+    assert find_input((X, torch.arange(3)), None, None).target.y is None
 
 
 @pytest.mark.parametrize("batch", [{"y": Y}, [], "words", torch.tensor(1.0), SimpleNamespace(x=X)])
@@ -82,7 +82,7 @@ def test_a_batch_without_input_is_refused(batch):
         r"floating-point tensor \(n, ...\)"
     )
     with pytest.raises(ValueError, match=message):
-        heard(batch, None, None)
+        find_input(batch, None, None)
 
 
 def test_a_function_finds_the_input_alone_or_with_its_target():

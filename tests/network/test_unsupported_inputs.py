@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
 from lightning_effcx.network.calls import Call
-from lightning_effcx.network.inputs import chosen, heard
+from lightning_effcx.network.inputs import chosen, find_input
 from lightning_effcx.network.recorder import Recorder
 from lightning_effcx.network.unsupported_inputs import inseparable
 
@@ -116,7 +116,7 @@ def test_a_call_with_it_is_no_input(kind):
 def test_a_batch_of_it_is_no_input(kind):
     make, what = KINDS[kind]
     with pytest.raises(ValueError, match=message(what)):
-        heard((make(), EDGES), None, None)
+        find_input((make(), EDGES), None, None)
 
 
 @pytest.mark.parametrize("kind", ["nested", "sparse"])
