@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_effcx.tangents.curves import Curve
+from lightning_effcx.tangents.curves import ActivationCurve
 from lightning_effcx.tangents.piecewise_linear import Tangents
 
 _BLOCK = 2**20  # numbers in one tensor of a step
@@ -32,7 +32,7 @@ class Approximation:
         gain: By how much the next tangent of each unit would lower it, `(u,)`.
     """
 
-    def __init__(self, curve: Curve, z: Tensor, weight: Tensor, candidates: int) -> None:
+    def __init__(self, curve: ActivationCurve, z: Tensor, weight: Tensor, candidates: int) -> None:
         """Start with the inflections and jumps among the samples, or with the best one tangent.
 
         Args:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_effcx.network import Network, to_precision
 from lightning_effcx.tangents.approximation import Approximation
-from lightning_effcx.tangents.curves import curve
+from lightning_effcx.tangents.curves import analyse_curve
 from lightning_effcx.tangents.piecewise_linear import BrokenLines, Tangents, joined
 from lightning_effcx.tracing import Site, listen
 
@@ -53,7 +53,7 @@ class Layer:
         assert self.apply is not None  # noqa: S101 it is a curve
         z, self._z = torch.cat(self._z), []
         samples, channels = len(z), self.units // self.positions
-        found = curve(self.apply, float(z.min()), float(z.max()), like=z)
+        found = analyse_curve(self.apply, float(z.min()), float(z.max()), like=z)
         self._check(z, found.turns, found.tangents)
         weight = torch.ones_like(z[0]) if weight is None else weight.to(z)
         weight = (weight / samples).reshape(channels, 1, self.positions)

@@ -4,7 +4,7 @@ from torch.nn import functional as F  # noqa: N812 as everybody calls it
 from torch.testing import assert_close
 
 from lightning_effcx.tangents.approximation import Approximation
-from lightning_effcx.tangents.curves import curve
+from lightning_effcx.tangents.curves import analyse_curve
 from lightning_effcx.tangents.greedy import Greedy
 from lightning_effcx.tangents.piecewise_linear import Tangents, joined
 
@@ -35,7 +35,7 @@ def scattered(units=5, samples=20):
 
 
 def approximated(apply, z, weight, candidates=1000):
-    found = curve(apply, float(z.min()), float(z.max()), like=z)
+    found = analyse_curve(apply, float(z.min()), float(z.max()), like=z)
     return Approximation(found, z, weight, candidates)
 
 

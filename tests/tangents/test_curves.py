@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812 as everybody calls it
 from torch.testing import assert_close
 
-from lightning_effcx.tangents.curves import curve
+from lightning_effcx.tangents.curves import analyse_curve
 
 pytestmark = pytest.mark.usefixtures("_float64")
 
@@ -28,7 +28,7 @@ SMOOTH = S_SHAPED | CONVEX | {"gelu": F.gelu, "silu": F.silu, "mish": F.mish, "s
 
 
 def of(apply, low=-1.7, high=2.9):
-    return curve(apply, low, high, like=torch.zeros(()))
+    return analyse_curve(apply, low, high, like=torch.zeros(()))
 
 
 @pytest.mark.parametrize("name", S_SHAPED)
