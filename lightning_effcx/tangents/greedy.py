@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_effcx.tangents.approximation import Approximation
-from lightning_effcx.tangents.piecewise_linear import Tangents, in_order
+from lightning_effcx.tangents.piecewise_linear import Tangents, sort_tangents
 
 _AHEAD = 8  # the share of units, as its inverse, that a step goes on with,
 _TOGETHER = 32  # and how many it costs no more to go on with
@@ -64,7 +64,9 @@ class Greedy:
         for index, approximation in enumerate(self.approximations):
             mine = first[site[first] == index]
             pairs = zip(approximation.first, added, strict=True)
-            found.append(in_order(Tangents(*(torch.cat([a, b[mine].to(a)]) for a, b in pairs))))
+            found.append(
+                sort_tangents(Tangents(*(torch.cat([a, b[mine].to(a)]) for a, b in pairs)))
+            )
         return found
 
     def _all(self) -> tuple[Tensor, Tensor, Tangents]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_effcx.network import Network, to_precision
 from lightning_effcx.tangents.approximation import Approximation
 from lightning_effcx.tangents.curves import analyse_curve
-from lightning_effcx.tangents.piecewise_linear import BrokenLines, Tangents, joined
+from lightning_effcx.tangents.piecewise_linear import PiecewiseLinear, Tangents, join_tangents
 from lightning_effcx.tracing import Site, listen
 
 _IMAGES = 3  # dimensions, from which on there are channels and positions
@@ -75,9 +75,9 @@ class Layer:
         points = tangents.point.split(counts)
         return tuple(p for p in points for _ in range(self.positions))
 
-    def lines(self, tangents: Tangents) -> BrokenLines:
+    def lines(self, tangents: Tangents) -> PiecewiseLinear:
         """Return the piecewise-linear functions of its units."""
-        return joined(tangents).repeated(self.positions)
+        return join_tangents(tangents).repeat_units(self.positions)
 
     def _check(self, z: Tensor, turns: Tensor, tangents: Any) -> None:
         within = turns[(turns > z.min()) & (turns < z.max())]

@@ -1,4 +1,4 @@
-"""Broken lines: continuous piecewise-linear functions of one variable, made of tangents."""
+"""Continuous piecewise-linear functions of one variable, made of tangents."""
 
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -8,10 +8,16 @@ from torch import Tensor
 
 
 class Tangents(NamedTuple):
-    """Tangent lines of units, one entry for each: of which unit, where, value and slope there.
+    """Tangent lines, one entry for each line.
 
-    Two with one point are what touches a curve to the left and to the right of a jump of its slope,
-    in this order.
+    Two tangents of one unit may have the same point: where the slope of the curve jumps, the first
+    one touches the curve on the left of the jump, and the second one on the right.
+
+    Attributes:
+        unit: The index of the unit.
+        point: The pre-activation at which the line touches the curve.
+        value: The height of the line at the point.
+        slope: The slope of the line.
     """
 
     unit: Tensor
@@ -21,15 +27,17 @@ class Tangents(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class BrokenLines:
-    """For each of `u` units a line to the far left, and where and by how much its slope changes.
+class PiecewiseLinear:
+    """One continuous piecewise-linear function for each of `u` units.
+
+    A function is a line, plus a bend at each of its knots.
 
     Attributes:
-        offset: The first lines' values at zero, `(u,)`.
-        slope: Their slopes, `(u,)`.
-        unit: Of each knot the unit, `(k,)`.
-        knot: Of each knot the place, `(k,)`.
-        change: Of each knot by how much the slope changes there, `(k,)`.
+        offset: The value at zero of each unit's leftmost line, `(u,)`.
+        slope: The slope of each unit's leftmost line, `(u,)`.
+        unit: The unit of each knot, `(k,)`.
+        knot: The pre-activation of each knot, `(k,)`.
+        change: The change of the slope at each knot, `(k,)`.
     """
 
     offset: Tensor
@@ -39,22 +47,28 @@ class BrokenLines:
     change: Tensor
 
     def __call__(self, z: Tensor) -> Tensor:
-        """Map the pre-activations `(n, u)` of all units; piecewise linear, in ordinary operations.
+        """Apply each unit's function to its pre-activations, `(n, u)`.
 
-        Nothing but its own knots is a kink of it, so that they can be counted.
+        Only ReLU and linear operations are used, so that `pieces` counts exactly these knots.
         """
         bent = torch.relu(z.index_select(1, self.unit) - self.knot) * self.change
         return (z * self.slope + self.offset).index_add(1, self.unit, bent)
 
-    def to(self, like: Tensor) -> "BrokenLines":
-        """Have the same lines in the precision and on the device of a tensor."""
-        real = {name: getattr(self, name).to(like) for name in _REAL}
-        return replace(self, unit=self.unit.to(like.device), **real)
+    def to(self, like: Tensor) -> "PiecewiseLinear":
+        """Return the functions with the dtype and on the device of `like`."""
+        return replace(
+            self,
+            offset=self.offset.to(like),
+            slope=self.slope.to(like),
+            unit=self.unit.to(like.device),  # an index keeps its dtype
+            knot=self.knot.to(like),
+            change=self.change.to(like),
+        )
 
-    def repeated(self, times: int) -> "BrokenLines":
-        """Give the lines of each unit to as many units that follow each other."""
+    def repeat_units(self, times: int) -> "PiecewiseLinear":
+        """Return the functions for `times` units in place of each unit."""
         units = self.unit[:, None] * times + torch.arange(times, device=self.unit.device)
-        return BrokenLines(
+        return PiecewiseLinear(
             self.offset.repeat_interleave(times),
             self.slope.repeat_interleave(times),
             units.flatten(),
@@ -63,30 +77,28 @@ class BrokenLines:
         )
 
 
-_REAL = ("offset", "slope", "knot", "change")
-
-
-def in_order(tangents: Tangents) -> Tangents:
-    """Sort tangents by unit, and those of one unit from left to right."""
+def sort_tangents(tangents: Tangents) -> Tangents:
+    """Sort tangents by unit, and the tangents of one unit from left to right."""
     order = tangents.point.argsort(stable=True)
     order = order[tangents.unit[order].argsort(stable=True)]
     return Tangents(*(column[order] for column in tangents))
 
 
-def joined(tangents: Tangents) -> BrokenLines:
-    r"""Join the tangents of each unit, in order, where they meet.
+def join_tangents(tangents: Tangents) -> PiecewiseLinear:
+    r"""Join the sorted tangents of each unit where neighbours meet.
 
     The tangents at $p < q$ meet at
     $\eta = [\phi(q) - \phi(p) + \phi'(p) p - \phi'(q) q] / (\phi'(p) - \phi'(q))$.
     """
     unit, point, value, slope = tangents
-    first = torch.cat([unit.new_ones(1, dtype=torch.bool), unit.diff() > 0])
-    after = (~first).nonzero().squeeze(1)
+    is_first = torch.cat([unit.new_ones(1, dtype=torch.bool), unit.diff() > 0])
+    after = (~is_first).nonzero().squeeze(1)
     before = after - 1
     p, q, change = point[before], point[after], slope[after] - slope[before]
     gap = value[after] - value[before] + slope[before] * p - slope[after] * q
-    # Parallel tangents, of a stretch that is straight, are one line: anywhere between will do.
+    # Where the curve is straight, both tangents are one line, and any point between them will do.
     meeting = torch.where(change == 0, p, gap / torch.where(change == 0, 1.0, -change))
+    # Rounding may put the meeting point outside.
     knot = torch.minimum(torch.maximum(meeting, p), q)
-    offset = (value - slope * point)[first]
-    return BrokenLines(offset, slope[first], unit[after], knot, change)
+    offset = (value - slope * point)[is_first]
+    return PiecewiseLinear(offset, slope[is_first], unit[after], knot, change)

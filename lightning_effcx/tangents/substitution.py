@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_effcx.network import Network, differentiating, evaluate, to_precision
-from lightning_effcx.tangents.piecewise_linear import BrokenLines
+from lightning_effcx.tangents.piecewise_linear import PiecewiseLinear
 from lightning_effcx.tracing import Follower, Leaving, Operation, as_one, tensors, written
 
 _NUMBERS = 2**22  # in one tensor, at most, while two networks are compared
@@ -30,7 +30,7 @@ class Substituted:
         lines: What replaces the curve of each site, by its name.
     """
 
-    def __init__(self, network: Network, lines: Mapping[str, BrokenLines]) -> None:
+    def __init__(self, network: Network, lines: Mapping[str, PiecewiseLinear]) -> None:
         self.network = network
         self.lines = lines
 
@@ -59,7 +59,7 @@ def difference(network: Network, other: Substituted, x: Tensor, chunk: int) -> f
 class _Substitution(Follower):
     """Puts the result of broken lines where that of a curve would be."""
 
-    def __init__(self, x: Tensor, lines: Mapping[str, BrokenLines]) -> None:
+    def __init__(self, x: Tensor, lines: Mapping[str, PiecewiseLinear]) -> None:
         super().__init__(x)
         self.lines = lines
 

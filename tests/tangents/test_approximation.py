@@ -6,7 +6,7 @@ from torch.testing import assert_close
 from lightning_effcx.tangents.approximation import Approximation
 from lightning_effcx.tangents.curves import analyse_curve
 from lightning_effcx.tangents.greedy import Greedy
-from lightning_effcx.tangents.piecewise_linear import Tangents, joined
+from lightning_effcx.tangents.piecewise_linear import Tangents, join_tangents
 
 pytestmark = pytest.mark.usefixtures("_float64")
 
@@ -91,7 +91,7 @@ def test_the_greedy_order_is_that_of_a_search_through_all_pairs_of_units_and_sam
     assert greedy.reach(10)
     assert_close(greedy.gains[:10], torch.tensor(expected), rtol=0, atol=1e-12)
     # The broken lines have the error that is left.
-    lines = joined(greedy.chosen(10)[0])
+    lines = join_tangents(greedy.chosen(10)[0])
     left = ((lines(z.T).T - CURVES[name](z)).abs() * weight).sum()
     assert_close(float(left), greedy.error_after(10), rtol=0, atol=1e-12)
     assert_close(float(left), sum(unit.total() for unit in units), rtol=0, atol=1e-12)
@@ -130,7 +130,7 @@ def test_broken_lines_are_continuous_and_touch_the_curve_at_their_tangents(name)
     greedy = Greedy([approximated(CURVES[name], z, weight)])
     greedy.reach(20)
     (tangents,) = greedy.chosen(20)
-    lines = joined(tangents)
+    lines = join_tangents(tangents)
     for unit, point, value, slope in zip(*tangents, strict=True):
         at = lines(torch.full((1, 4), float(point)))[0, unit]
         assert_close(at, value)
@@ -169,7 +169,7 @@ def test_blocks_do_not_matter(monkeypatch):
 
 def test_parallel_tangents_are_joined_anywhere_between():
     unit, point = torch.zeros(2, dtype=torch.long), torch.tensor([1.0, 2.0])
-    lines = joined(Tangents(unit, point, point, torch.ones(2)))
+    lines = join_tangents(Tangents(unit, point, point, torch.ones(2)))
     z = torch.linspace(-3, 3, 7)[:, None]
     assert_close(lines(z), z)
 
@@ -178,6 +178,6 @@ def test_repeated_lines_belong_to_units_that_follow_each_other():
     z, weight = scattered(units=2)
     greedy = Greedy([approximated(torch.tanh, z, weight)])
     greedy.reach(6)
-    lines = joined(greedy.chosen(6)[0])
+    lines = join_tangents(greedy.chosen(6)[0])
     x = torch.randn(7, 2)
-    assert_close(lines.repeated(3)(x.repeat_interleave(3, 1)), lines(x).repeat_interleave(3, 1))
+    assert_close(lines.repeat_units(3)(x.repeat_interleave(3, 1)), lines(x).repeat_interleave(3, 1))
