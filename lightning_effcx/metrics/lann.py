@@ -45,7 +45,7 @@ from lightning_effcx.network import Network, differentiating, observing
 from lightning_effcx.options import check_count, check_number, check_switch, check_word
 from lightning_effcx.tags import site_key
 from lightning_effcx.tangents import (
-    Greedy,
+    GreedyOrder,
     Substituted,
     difference,
     error_amplification,
@@ -125,12 +125,12 @@ def lann_complexity(  # noqa: PLR0913 each is one thing that users may choose
         if not curves:
             raise _without_curves(found)
         weights = _weights(network, x, error, chunk)
-        greedy = Greedy(
+        greedy = GreedyOrder(
             [layer.approximated(weights.get(layer.name), candidates) for layer in curves]
         )
 
         def approximate(count: int) -> Substituted:
-            pairs = zip(curves, greedy.chosen(count), strict=True)
+            pairs = zip(curves, greedy.choose(count), strict=True)
             return Substituted(network, {layer.name: layer.lines(t) for layer, t in pairs})
 
         def measured(count: int) -> float:
@@ -145,7 +145,7 @@ def lann_complexity(  # noqa: PLR0913 each is one thing that users may choose
                 f"tangents at candidates={candidates} samples do not bring the error down to "
                 f"tolerance={tolerance}: allow more of either."
             )
-        chosen = {c.name: t for c, t in zip(curves, greedy.chosen(count), strict=True)}
+        chosen = {c.name: t for c, t in zip(curves, greedy.choose(count), strict=True)}
         pieces = {name: layer.pieces(chosen.get(name)) for name, layer in found.items()}
         per_input = sum(math.log(float(k.sum()) - len(k) + 1) for k in pieces.values())
         return LANN(
@@ -265,7 +265,7 @@ def _weights(network: Network, x: Tensor, error: Error, chunk: int) -> dict[str,
         return {}
 
 
-def _growing(greedy: Greedy) -> Iterator[int]:
+def _growing(greedy: GreedyOrder) -> Iterator[int]:
     """Return numbers of tangents to measure the error after, whatever the tolerance is."""
     count = 0
     while greedy.reach(count):

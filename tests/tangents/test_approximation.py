@@ -5,7 +5,7 @@ from torch.testing import assert_close
 
 from lightning_effcx.tangents.approximation import Approximation
 from lightning_effcx.tangents.curves import analyse_curve
-from lightning_effcx.tangents.greedy import Greedy
+from lightning_effcx.tangents.greedy import GreedyOrder
 from lightning_effcx.tangents.piecewise_linear import Tangents, join_tangents
 
 pytestmark = pytest.mark.usefixtures("_float64")
@@ -75,7 +75,7 @@ class Slow:
 def test_the_greedy_order_is_that_of_a_search_through_all_pairs_of_units_and_samples(name):
     z, weight = scattered()
     approximation = approximated(CURVES[name], z, weight)
-    greedy = Greedy([approximation])
+    greedy = GreedyOrder([approximation])
     units = []
     for unit in range(len(z)):
         mine = approximation.first.unit == unit
@@ -91,7 +91,7 @@ def test_the_greedy_order_is_that_of_a_search_through_all_pairs_of_units_and_sam
     assert greedy.reach(10)
     assert_close(greedy.gains[:10], torch.tensor(expected), rtol=0, atol=1e-12)
     # The broken lines have the error that is left.
-    lines = join_tangents(greedy.chosen(10)[0])
+    lines = join_tangents(greedy.choose(10)[0])
     left = ((lines(z.T).T - CURVES[name](z)).abs() * weight).sum()
     assert_close(float(left), greedy.error_after(10), rtol=0, atol=1e-12)
     assert_close(float(left), sum(unit.total() for unit in units), rtol=0, atol=1e-12)
@@ -100,8 +100,10 @@ def test_the_greedy_order_is_that_of_a_search_through_all_pairs_of_units_and_sam
 @EVERY
 def test_units_apart_and_sites_apart_make_no_difference(name):
     z, weight = scattered()
-    together = Greedy([approximated(CURVES[name], z, weight)])
-    apart = Greedy([approximated(CURVES[name], z[i : i + 1], weight[i : i + 1]) for i in range(5)])
+    together = GreedyOrder([approximated(CURVES[name], z, weight)])
+    apart = GreedyOrder(
+        [approximated(CURVES[name], z[i : i + 1], weight[i : i + 1]) for i in range(5)]
+    )
     assert together.reach(40)
     assert apart.reach(40)
     assert_close(together.gains[:40], apart.gains[:40], rtol=0, atol=1e-13)
@@ -110,7 +112,7 @@ def test_units_apart_and_sites_apart_make_no_difference(name):
 @EVERY
 def test_the_error_falls_to_any_tolerance(name):
     z, weight = scattered()
-    greedy = Greedy([approximated(CURVES[name], z, weight)])
+    greedy = GreedyOrder([approximated(CURVES[name], z, weight)])
     count = greedy.count(1e-10)
     assert count is not None
     assert greedy.error_after(count) <= 1e-10
@@ -120,16 +122,16 @@ def test_the_error_falls_to_any_tolerance(name):
 
 def test_tangents_at_few_candidates_may_not_be_enough():
     z = torch.linspace(-3, 3, 200)[None]
-    greedy = Greedy([approximated(torch.tanh, z, torch.ones(1, 1), 5)])
+    greedy = GreedyOrder([approximated(torch.tanh, z, torch.ones(1, 1), 5)])
     assert greedy.count(1e-3) is None
 
 
 @EVERY
 def test_broken_lines_are_continuous_and_touch_the_curve_at_their_tangents(name):
     z, weight = scattered(units=4)
-    greedy = Greedy([approximated(CURVES[name], z, weight)])
+    greedy = GreedyOrder([approximated(CURVES[name], z, weight)])
     greedy.reach(20)
-    (tangents,) = greedy.chosen(20)
+    (tangents,) = greedy.choose(20)
     lines = join_tangents(tangents)
     for unit, point, value, slope in zip(*tangents, strict=True):
         at = lines(torch.full((1, 4), float(point)))[0, unit]
@@ -148,8 +150,10 @@ def test_broken_lines_are_continuous_and_touch_the_curve_at_their_tangents(name)
 def test_weights_of_samples_count_as_so_many_samples():
     z = torch.randn(3, 20)
     times = torch.randint(1, 4, (20,))
-    total = Greedy([approximated(torch.tanh, z, times.double().expand(3, -1))])
-    copies = Greedy([approximated(torch.tanh, z.repeat_interleave(times, 1), torch.ones(3, 1))])
+    total = GreedyOrder([approximated(torch.tanh, z, times.double().expand(3, -1))])
+    copies = GreedyOrder(
+        [approximated(torch.tanh, z.repeat_interleave(times, 1), torch.ones(3, 1))]
+    )
     assert_close(total.error, copies.error)
     total.reach(10)
     copies.reach(10)
@@ -158,13 +162,13 @@ def test_weights_of_samples_count_as_so_many_samples():
 
 def test_blocks_do_not_matter(monkeypatch):
     z, weight = scattered()
-    whole = Greedy([approximated(F.gelu, z, weight)])
+    whole = GreedyOrder([approximated(F.gelu, z, weight)])
     monkeypatch.setattr("lightning_effcx.tangents.approximation._BLOCK", 60)  # two units
-    parts = Greedy([approximated(F.gelu, z, weight)])
+    parts = GreedyOrder([approximated(F.gelu, z, weight)])
     whole.reach(30)
     parts.reach(30)
     assert_close(whole.gains[:30], parts.gains[:30], rtol=0, atol=1e-15)
-    assert_close(whole.chosen(30), parts.chosen(30))
+    assert_close(whole.choose(30), parts.choose(30))
 
 
 def test_parallel_tangents_are_joined_anywhere_between():
@@ -176,8 +180,8 @@ def test_parallel_tangents_are_joined_anywhere_between():
 
 def test_repeated_lines_belong_to_units_that_follow_each_other():
     z, weight = scattered(units=2)
-    greedy = Greedy([approximated(torch.tanh, z, weight)])
+    greedy = GreedyOrder([approximated(torch.tanh, z, weight)])
     greedy.reach(6)
-    lines = join_tangents(greedy.chosen(6)[0])
+    lines = join_tangents(greedy.choose(6)[0])
     x = torch.randn(7, 2)
     assert_close(lines.repeat_units(3)(x.repeat_interleave(3, 1)), lines(x).repeat_interleave(3, 1))
