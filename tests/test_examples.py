@@ -1,7 +1,11 @@
+import json
+import re
 import runpy
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,3 +99,24 @@ def test_shallow_mimic_ends_with_the_table_and_the_figure(run, tmp_path, capsys)
         assert word in printed
     assert str(figure) in printed.replace("\n", "")
     assert 5_000 < figure.stat().st_size < 200_000
+
+
+def test_the_notebook_runs_and_shows_its_outputs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    file = EXAMPLES / "first_look.ipynb"
+    assert file.stat().st_size < 150_000
+    cells = [cell for cell in json.loads(file.read_text())["cells"] if cell["cell_type"] == "code"]
+    names: dict[str, Any] = {}
+    for cell in cells:
+        source = "".join(cell["source"]).replace("max_epochs=40", "max_epochs=2")
+        exec(source, names)  # noqa: S102 the subject
+    assert "effcx/jacobian_norm" in names["trainer"].callback_metrics
+    shown = [output for cell in cells for output in cell["outputs"]]
+    assert any("image/png" in output.get("data", {}) for output in shown)
+    printed = "".join(line for output in shown for line in output.get("text", ()))
+    assert words(printed) == words(capsys.readouterr().out)
+
+
+def words(printed: str) -> list[str]:
+    """Leave out numbers, which differ from machine to machine."""
+    return re.findall(r"[a-z_./]+", printed)

@@ -406,9 +406,9 @@ def test_a_configuration_makes_every_kind_of_paths(name):
 
 
 @EITHER
-def test_the_readmes_configuration_is_read(tmp_path, host):
-    readme = Path(__file__).parents[2] / "README.md"
-    (shown,) = re.findall(r"```yaml\n(.*?)```", readme.read_text(), re.DOTALL)
+def test_the_gallerys_configuration_is_read(tmp_path, host):
+    gallery = Path(__file__).parents[2] / "examples" / "README.md"
+    (shown,) = re.findall(r"```yaml\n(.*?)```", gallery.read_text(), re.DOTALL)
     (tmp_path / "user.yaml").write_text(shown)
     monitor = cli(host, tmp_path, f"--config={tmp_path / 'user.yaml'}")
     assert [*monitor.metrics] == ["jacobian_norm", "linear_regions.segment_same"]
