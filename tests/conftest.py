@@ -1,18 +1,19 @@
+"""What holds for all tests. It imports neither torch nor matplotlib: many tests need neither."""
+
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import jaxtyping
-import matplotlib as mpl
 import pytest
-import torch
 from hypothesis import settings
 from shape_checks import sparing
+from torch_settings import seed_if_imported, settle_when_imported
 
+settle_when_imported()
 jaxtyping.jaxtyped = sparing(jaxtyping.jaxtyped)  # which the import hook calls by this name
-mpl.use("Agg")
-torch.set_num_threads(1)  # in networks this small, threads only wait for each other
-torch.manual_seed(0)  # what modules draw is in names of tests, which all processes must agree on
+os.environ["MPLBACKEND"] = "Agg"  # matplotlib reads it when it is imported
 settings.register_profile("effcx", max_examples=20, deadline=None, derandomize=True)
 settings.load_profile("effcx")
 
@@ -24,13 +25,20 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 2 if folders and not benchmarks else 0
 
 
+def pytest_collectstart() -> None:
+    """Draw the same numbers in each file, which are in names of tests, in whatever order."""
+    seed_if_imported()
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    torch.manual_seed(0)
+    seed_if_imported()
 
 
 @pytest.fixture
 def _float64() -> Iterator[None]:
+    import torch  # noqa: PLC0415 only tests that compute use this
+
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)

@@ -117,6 +117,18 @@ def test_what_reads_the_disk_imports_nothing_heavy(name):
     assert heavy <= ({"matplotlib"} if name == "plotting" else set())
 
 
+def test_the_tests_of_what_reads_the_disk_start_without_torch():
+    tests = ["compare", "cli/test_compare.py", "test_hostile_files.py"]
+    tests += [f"test_{room}.py" for room in ("options", "plotting", "tags")]
+    options = ["--collect-only", "-qq", "-n0", *(f"tests/{each}" for each in tests)]
+    code = f"import pytest, sys; pytest.main({options}); print('torch' in sys.modules)"
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT.parent)
+    *counts, is_imported = found.stdout.split()
+    assert len(counts) > len(tests), found.stdout
+    assert is_imported == "False"
+
+
 @pytest.mark.parametrize("name", [n for n in NAMES if room_of(n) not in KNOW_LIGHTNING])
 def test_measures_do_not_know_lightning(name):
     assert not distributions(MODULES[name]) & {"pytorch_lightning", "lightning"}

@@ -3,14 +3,11 @@
 import json
 import os
 import re
-import socket
 import struct
 import tracemalloc
 import warnings
-from pathlib import Path
 
 import pytest
-import torch
 from event_files import write_events, write_finals
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -22,13 +19,11 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
 from tensorboard.util.tensor_util import make_tensor_proto
+from unreadable_files import DEEP, broken, endless, listening, pipe
 
 from lightning_effcx.cli import main
 from lightning_effcx.compare import load_runs, load_studies
 from lightning_effcx.reading import from_json, open_regular, read_json, visible
-from lightning_effcx.studies.mimic_data import TeacherData
-from lightning_effcx.studies.runner import Job, Study
-from lightning_effcx.studies.runner.results import open_results
 
 ERRORS = {8: (0.0, 0.5), 16: (0.25, 0.5)}
 SCALARS = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="scalars"))
@@ -124,27 +119,6 @@ def test_what_comes_after_a_record_that_is_too_large_is_read(tmp_path):
     assert run.curves["loss"].values == (2.0, 1.0)
 
 
-def pipe(path):
-    os.mkfifo(path)
-
-
-def endless(path):
-    path.symlink_to("/dev/zero")
-
-
-def listening(path):
-    here = Path.cwd()
-    os.chdir(path.parent)  # the names of sockets are short
-    try:
-        socket.socket(socket.AF_UNIX).bind(path.name)
-    finally:
-        os.chdir(here)
-
-
-def broken(path):
-    path.symlink_to(path.parent / "nowhere")
-
-
 @pytest.mark.parametrize("make", [pipe, endless, listening, broken])
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_what_is_no_file_in_the_place_of_an_event_file_is_named(tmp_path, make):
@@ -167,7 +141,6 @@ def test_what_is_no_file_in_the_place_of_a_study_is_named(tmp_path, make, name):
         assert load_studies(tmp_path) == []
 
 
-DEEP = "[" * 10**5
 JSON = {
     "deep": DEEP,
     "deep in a table": json.dumps(emc(8, ERRORS))[:-1] + f', "more": {DEEP}',
@@ -280,114 +253,6 @@ def test_whatever_is_made_visible_can_be_printed(text):
     assert visible(shown) == shown
 
 
-# --- the folders that studies go on in
-
-
-def resume(folder):
-    with open_results(folder, Study("emc", {})) as results:
-        return results.rows
-
-
-GOOD = {"key": "a", "arguments": {}, "seed": 1, "values": {"v": 1.0}, "error": "", "seconds": 1.0}
-
-
-@pytest.mark.parametrize("field", GOOD)
-@pytest.mark.parametrize("value", [None, [], "absent"])
-def test_rows_without_a_field_or_with_another_are_named(tmp_path, field, value):
-    resume(tmp_path)
-    row = {**GOOD, field: value}
-    if value == "absent":
-        del row[field]
-    lines = [GOOD | {"key": "before"}, row, GOOD | {"key": "after"}]
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    (tmp_path / "results.jsonl").write_text(text)
-    with pytest.raises(ValueError, match=r"results.jsonl, line 2, is no result of a training: "):
-        resume(tmp_path)
-
-
-@pytest.mark.parametrize("line", [DEEP, "9" * 400, "Infinity", "\xff"])
-def test_lines_that_are_no_json_are_named(tmp_path, line):
-    resume(tmp_path)
-    (tmp_path / "results.jsonl").write_text(f"{line}\n", encoding="latin-1")
-    with pytest.raises(ValueError, match=r"results.jsonl, line 1, is no result of a training: "):
-        resume(tmp_path)
-
-
-def test_a_line_that_is_too_long_is_named_before_memory_is_taken(tmp_path):
-    resume(tmp_path)
-    with (tmp_path / "results.jsonl").open("wb") as sparse:
-        sparse.truncate(2**33)
-    tracemalloc.start()
-    with pytest.raises(ValueError, match=r"results.jsonl, line 1, is no result of a training: "):
-        resume(tmp_path)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 2**27
-
-
-def folder_there(path):
-    path.mkdir()
-
-
-def noise_there(path):
-    path.write_bytes(b"garbage" * 99)
-
-
-@pytest.mark.parametrize("make", [folder_there, pipe, endless, noise_there])
-def test_a_lock_that_is_none_is_named(tmp_path, make):
-    make(tmp_path / "lock")
-    with pytest.raises(OSError, match=r"lock is no lock of a study \(.+\): delete it, unless"):
-        resume(tmp_path)
-
-
-@pytest.mark.parametrize("make", [folder_there, pipe, endless])
-def test_results_that_are_no_file_are_named(tmp_path, make):
-    make(tmp_path / "results.jsonl")
-    with pytest.raises(OSError, match=r"results.jsonl cannot be opened \(it is no regular file\)"):
-        resume(tmp_path)
-
-
-def test_a_folder_that_is_a_file_is_named(tmp_path):
-    (tmp_path / "study").touch()
-    with pytest.raises(ValueError, match=r"study is no folder: choose another one for the st"):
-        resume(tmp_path / "study")
-
-
-@pytest.mark.parametrize("make", [pipe, endless, folder_there, noise_there])
-def test_a_study_json_that_is_none_is_refused(tmp_path, make):
-    make(tmp_path / "study.json")
-    with pytest.raises(ValueError, match=r"study.json does not say what the study is: choose"):
-        resume(tmp_path)
-
-
-# --- the data of a teacher
-
-
-def teacher_data():
-    x, z = torch.randn(6, 3), torch.randn(6, 2, dtype=torch.float64)
-    return TeacherData(x, z, z.argmax(1), x[:, 0].argsort()[:4], x[:, 0].argsort()[4:])
-
-
-@pytest.mark.parametrize("content", [b"", b"garbage" * 99, b"PK\x03\x04" + b"\0" * 99])
-def test_a_damaged_file_of_a_teacher_is_named_and_written_again(tmp_path, content):
-    taught = teacher_data()
-    file = tmp_path / f"lesson-{taught.digest}.pt"
-    file.write_bytes(content)
-    with (
-        pytest.warns(UserWarning, match=r"lesson-\w+.pt is damaged, so it is written again\.$"),
-        taught.saved(tmp_path) as kept,
-    ):
-        assert TeacherData.read(str(kept)).digest == taught.digest
-    with taught.saved(tmp_path):
-        pass  # without a warning
-
-
-def test_a_file_of_a_teacher_that_cannot_be_read_is_named(tmp_path):
-    noise_there(tmp_path / "lesson-1.pt")
-    with pytest.raises(ValueError, match=r"lesson-1.pt holds no data of a teacher \(\w+\): del"):
-        TeacherData.read(str(tmp_path / "lesson-1.pt"))
-
-
 # --- whatever is in them
 
 
@@ -429,9 +294,3 @@ def test_whatever_is_in_files_nothing_but_warnings_comes_of_it(
         load_studies(tmp_path)
     assert all(str(warning.message).isprintable() for warning in caught)
     assert all(warning.category is UserWarning for warning in caught)
-
-
-def test_a_job_is_read_back(tmp_path):
-    resume(tmp_path)
-    (tmp_path / "results.jsonl").write_text(json.dumps(GOOD))  # without its line break
-    assert resume(tmp_path)["a"].job == Job("a", {}, 1)

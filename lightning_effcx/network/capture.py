@@ -26,7 +26,7 @@ from lightning_effcx.network.naming import listed, name
 from lightning_effcx.network.nested import Place, structure
 from lightning_effcx.network.observe import Network
 from lightning_effcx.network.outputs import ChooseOutput, check_apart, output_place
-from lightning_effcx.network.state.unrestorable import UnrestorableError as UnrestorableError
+from lightning_effcx.network.state.unrestorable import UnrestorableError
 from lightning_effcx.network.views import Called, View, matrix
 
 _SHOWN = 12  # names of parts: the nearest to that which is not there

@@ -3,9 +3,8 @@ import re
 
 import pytest
 from event_files import write_finals
-from study_folders import emc, mimic, write_study
+from study_folders import emc, mimic, student, write_study
 
-from lightning_effcx import metrics
 from lightning_effcx.compare import (
     Curve,
     Run,
@@ -15,8 +14,6 @@ from lightning_effcx.compare import (
     load_runs,
     load_studies,
 )
-from lightning_effcx.studies.mimic_result import MimicRow
-from lightning_effcx.tags import Tag, check_name, parse
 
 ERRORS = {8: (0.0, 0.5), 16: (0.0, 0.75), 32: (0.25, 0.5)}
 
@@ -66,9 +63,10 @@ def test_a_study_of_emc_is_a_run_along_the_samples(tmp_path):
 
 def test_a_mimic_is_a_run_along_the_hidden_units_of_its_students(tmp_path):
     found = mimic(
-        MimicRow(8, 99, 11.0, 0.5, 0.1, 2.0, 0.75, 0.1, 0.75, 0.5),
-        MimicRow(16, accuracy_on_labels=0.25, error="ValueError: of logits"),
-        MimicRow(32, 396, 44.0, 1.0, 0.1, 0.0, 1.0, 0.0, 0.5),
+        student(8, r2=0.5, agreement=0.75, accuracy=0.75, accuracy_on_labels=0.5),
+        student(16, accuracy_on_labels=0.25, error="ValueError: of logits"),
+        student(32, r2=1.0, agreement=1.0, accuracy=0.5),
+        size=32,
     )
     write_study(tmp_path, "mimic", found, steps=500, bottleneck=None, data="0123456789abcdef")
     curves = {
@@ -84,25 +82,10 @@ def test_a_mimic_is_a_run_along_the_hidden_units_of_its_students(tmp_path):
 
 def test_what_is_unknown_of_a_study_is_left_out(tmp_path):
     write_study(tmp_path / "emc", "emc", emc(8, {8: (0.0, None), 16: (0.5, None)}, upper=16))
-    write_study(tmp_path / "mimic", "mimic", mimic(MimicRow(8, r2=0.5, agreement=0.5)))
+    write_study(tmp_path / "mimic", "mimic", mimic(student(8, r2=0.5, agreement=0.5)))
     complexity, size = load_studies(tmp_path)
     assert set(complexity.curves) == {"effcx/emc", "effcx/emc.train_error"}
     assert set(size.curves) == {"effcx/mimic.r2", "effcx/mimic.agreement"}
-
-
-def test_the_tags_of_studies_are_names_that_no_measure_has(tmp_path):
-    write_study(tmp_path / "emc", "emc", emc(8, ERRORS))
-    write_study(tmp_path / "mimic", "mimic", mimic(MimicRow(8, 9, 1, 1, 0, 0, 1, 0, 1, 1)))
-    tags = [tag for run in load_studies(tmp_path) for tag in run.curves]
-    assert len(tags) == 8
-    for tag in tags:
-        name = parse(tag).name
-        check_name(name)
-        assert parse(tag) == Tag(name)
-    live = {getattr(getattr(metrics, name), "name", "") for name in metrics.__all__}
-    assert {"mimic_gap", "training_error"} <= live
-    # What torchmetrics call emc is the same number.
-    assert {parse(tag).name.partition(".")[0] for tag in tags} & live == {"emc"}
 
 
 # --- in one table
@@ -145,7 +128,9 @@ def test_trainings_and_studies_stand_in_one_table_each_named_by_what_tells_its_k
     for regularizer in ("l1", "l2"):
         finals = {"effcx/mimic_gap": 0.5, "effcx/training_error": 0.25}
         write_finals(sweep / "runs" / regularizer, finals, regularizer=regularizer)
-    write_study(sweep / "mimic", "mimic", mimic(MimicRow(8, r2=1.0, agreement=1.0)), steps=500)
+    write_study(
+        sweep / "mimic", "mimic", mimic(student(8, r2=1.0, agreement=1.0), size=8), steps=500
+    )
     comparison = compare_runs([*load_studies(sweep), *load_runs(sweep)])
     assert [row.group.label for row in comparison.rows] == [
         "regularizer=l1",

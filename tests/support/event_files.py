@@ -1,10 +1,13 @@
-"""Write event files as a training does, or make runs without any."""
+"""Event files as trainings write them, and runs that need no files. Without torch."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import time
 
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams as hparams_summaries
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from lightning_effcx.compare import Curve, Run
 
@@ -12,13 +15,14 @@ from lightning_effcx.compare import Curve, Run
 def write_events(folder: Path, curves: Mapping[str, Mapping[int, float]], **hparams) -> Path:
     """Write one event file of `{tag: {step: value}}` and return its path."""
     before = set(folder.glob("events*"))
-    with SummaryWriter(str(folder)) as writer:
-        if hparams:
-            for summary in hparams_summaries(hparams, {}):
-                writer._get_file_writer().add_summary(summary)
-        for tag, points in curves.items():
-            for step, value in points.items():
-                writer.add_scalar(tag, value, step)
+    writer = EventFileWriter(str(folder))
+    if hparams:
+        writer.add_event(Event(wall_time=time(), summary=hparams_pb(hparams)))
+    for tag, points in curves.items():
+        for step, value in points.items():
+            summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
+            writer.add_event(Event(wall_time=time(), step=step, summary=summary))
+    writer.close()
     (file,) = set(folder.glob("events*")) - before
     return file
 

@@ -1,12 +1,12 @@
-"""Write folders of studies as these do when they end."""
+"""Folders of studies as these leave them when they end. Without torch, so with no class of ours.
+
+Tests of the studies hold `emc` and `mimic` against what studies write.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from lightning_effcx.studies import EMCRow, EMCStudy, MimicStudy
-from lightning_effcx.studies.mimic_result import MimicRow
 
 
 def write_study(folder: Path, kind: str, found: Mapping[str, Any] | None, **arguments: Any) -> Path:
@@ -28,11 +28,29 @@ def emc(
     epsilon: float = 0.1,
 ) -> dict[str, Any]:
     """Return what a study of `{n: (train_error, test_error)}` found."""
-    rows = [EMCRow(n, train, None, test, None, 1) for n, (train, test) in errors.items()]
-    study = EMCStudy(complexity, (0, upper), epsilon, tuple(rows), monotone=True, failures={})
-    return json.loads(study.as_json())
+    columns = ("n", "train_error", "train_stderr", "test_error", "test_stderr", "repeats")
+    rows = [(n, train, None, test, None, 1) for n, (train, test) in errors.items()]
+    return {
+        "emc": complexity,
+        "interval": [0, upper],
+        "epsilon": epsilon,
+        "table": [dict(zip(columns, row, strict=True)) for row in rows],
+        "monotone": True,
+        "failures": {},
+        "censored": upper is None,
+    }
 
 
-def mimic(*students: MimicRow, tolerance: float = 0.05) -> dict[str, Any]:
-    """Return what a study of these students found."""
-    return json.loads(MimicStudy((*students, MimicRow(parameters=9)), tolerance).as_json())
+def student(hidden: int | None, **known: Any) -> dict[str, Any]:
+    """Return the row of a student with so many hidden units; that of the teacher has `None`."""
+    columns = ("hidden", "parameters", "relative", "r2", "r2_stderr", "mse")
+    columns += ("agreement", "agreement_stderr", "accuracy", "accuracy_on_labels")
+    return dict.fromkeys(columns) | {"error": "", "hidden": hidden} | known
+
+
+def mimic(
+    *students: Mapping[str, Any], size: int | None = None, tolerance: float = 0.05
+) -> dict[str, Any]:
+    """Return what a study of these students found, of which `size` is the smallest that will do."""
+    table = [*students, student(None, parameters=9)]
+    return {"size": size, "tolerance": tolerance, "table": table}

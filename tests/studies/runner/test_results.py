@@ -1,10 +1,13 @@
 import json
+import tracemalloc
 
 import pytest
 from study_jobs import Counted, jobs
+from unreadable_files import DEEP, endless, folder_there, noise_there, pipe
 
 from lightning_effcx import __version__
 from lightning_effcx.studies import Job, Study, run_jobs
+from lightning_effcx.studies.runner.results import open_results
 
 
 @pytest.fixture
@@ -150,3 +153,81 @@ def test_one_process_at_a_time_runs_a_study(folder, work):
     (row,) = again(meanwhile, folder, jobs(4)[3:])
     assert not row.error
     assert len(again(work, folder)) == 3  # what is over blocks nothing
+
+
+# --- folders that somebody else wrote, damaged or meant to harm
+
+
+def resume(folder):
+    with open_results(folder, Study("emc", {})) as results:
+        return results.rows
+
+
+GOOD = {"key": "a", "arguments": {}, "seed": 1, "values": {"v": 1.0}, "error": "", "seconds": 1.0}
+
+
+@pytest.mark.parametrize("field", GOOD)
+@pytest.mark.parametrize("value", [None, [], "absent"])
+def test_rows_without_a_field_or_with_another_are_named(tmp_path, field, value):
+    resume(tmp_path)
+    row = {**GOOD, field: value}
+    if value == "absent":
+        del row[field]
+    lines = [GOOD | {"key": "before"}, row, GOOD | {"key": "after"}]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "results.jsonl").write_text(text)
+    with pytest.raises(ValueError, match=r"results.jsonl, line 2, is no result of a training: "):
+        resume(tmp_path)
+
+
+@pytest.mark.parametrize("line", [DEEP, "9" * 400, "Infinity", "\xff"])
+def test_lines_that_are_no_json_are_named(tmp_path, line):
+    resume(tmp_path)
+    (tmp_path / "results.jsonl").write_text(f"{line}\n", encoding="latin-1")
+    with pytest.raises(ValueError, match=r"results.jsonl, line 1, is no result of a training: "):
+        resume(tmp_path)
+
+
+def test_a_line_that_is_too_long_is_named_before_memory_is_taken(tmp_path):
+    resume(tmp_path)
+    with (tmp_path / "results.jsonl").open("wb") as sparse:
+        sparse.truncate(2**33)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"results.jsonl, line 1, is no result of a training: "):
+        resume(tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**27
+
+
+@pytest.mark.parametrize("make", [folder_there, pipe, endless, noise_there])
+def test_a_lock_that_is_none_is_named(tmp_path, make):
+    make(tmp_path / "lock")
+    with pytest.raises(OSError, match=r"lock is no lock of a study \(.+\): delete it, unless"):
+        resume(tmp_path)
+
+
+@pytest.mark.parametrize("make", [folder_there, pipe, endless])
+def test_results_that_are_no_file_are_named(tmp_path, make):
+    make(tmp_path / "results.jsonl")
+    with pytest.raises(OSError, match=r"results.jsonl cannot be opened \(it is no regular file\)"):
+        resume(tmp_path)
+
+
+def test_a_folder_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "study").touch()
+    with pytest.raises(ValueError, match=r"study is no folder: choose another one for the st"):
+        resume(tmp_path / "study")
+
+
+@pytest.mark.parametrize("make", [pipe, endless, folder_there, noise_there])
+def test_a_study_json_that_is_none_is_refused(tmp_path, make):
+    make(tmp_path / "study.json")
+    with pytest.raises(ValueError, match=r"study.json does not say what the study is: choose"):
+        resume(tmp_path)
+
+
+def test_a_job_is_read_back(tmp_path):
+    resume(tmp_path)
+    (tmp_path / "results.jsonl").write_text(json.dumps(GOOD))  # without its line break
+    assert resume(tmp_path)["a"].job == Job("a", {}, 1)
