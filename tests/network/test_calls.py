@@ -1,5 +1,6 @@
 import pytest
 import torch
+from networks import NetworkAndLoss
 from torch import nn
 from torch.testing import assert_close
 
@@ -7,18 +8,6 @@ from lightning_effcx.network.calls import Call, rows_of, within
 
 X, MASK = torch.randn(6, 3), torch.arange(6)
 TABLE = torch.randn(5, 2)
-
-
-class Pair(nn.Module):
-    """A part with parameters and one without."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.network = nn.Linear(3, 2)
-        self.loss = nn.MSELoss()
-
-    def forward(self, x, *, scale=1.0):
-        return scale * self.network(x + 1)
 
 
 def call(x=X, mask=MASK, table=TABLE):
@@ -85,7 +74,7 @@ def test_a_call_fits_where_all_else_is_the_same():
 
 
 def test_what_a_part_is_called_with_is_found_again_in_a_call_of_the_module():
-    module = Pair()
+    module = NetworkAndLoss()
     found = within(module, Call.of("", (X,), {}, 4), "network")
     assert found.part == "network"
     assert torch.equal(found.given[0][0], X[:4] + 1)

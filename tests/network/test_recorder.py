@@ -2,6 +2,7 @@ import re
 
 import pytest
 import torch
+from networks import NetworkAndLoss
 from torch import nn
 
 from lightning_effcx.network.recorder import Recorder
@@ -9,20 +10,8 @@ from lightning_effcx.network.recorder import Recorder
 X = torch.randn(6, 3)
 
 
-class Pair(nn.Module):
-    """A part with parameters and one without."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.network = nn.Linear(3, 2)
-        self.loss = nn.MSELoss()
-
-    def forward(self, x, *, scale=1.0):
-        return scale * self.network(x + 1)
-
-
 def test_a_recorder_hears_the_module_first_and_else_its_only_part_with_parameters():
-    module = Pair()
+    module = NetworkAndLoss()
     recorder = Recorder(module, None, 4)
     module(X, scale=2.0)
     module(X + 5)  # only the first call counts
@@ -39,7 +28,7 @@ def test_a_recorder_hears_the_module_first_and_else_its_only_part_with_parameter
 
 
 def test_a_call_that_is_redirected_to_another_function_is_not_the_networks():
-    module = Pair()
+    module = NetworkAndLoss()
     forward = module.forward
 
     def step(batch, index):
@@ -53,7 +42,7 @@ def test_a_call_that_is_redirected_to_another_function_is_not_the_networks():
 
 
 def test_a_part_that_is_called_by_itself_is_heard_and_else_the_module():
-    module = Pair()
+    module = NetworkAndLoss()
     recorder = Recorder(module, "network", 4)
     module.network(X + 7)
     module(X)
@@ -77,7 +66,7 @@ def test_of_several_parts_with_parameters_none_is_heard_but_the_module():
 
 
 def test_a_closed_recorder_leaves_no_hooks():
-    module = Pair()
+    module = NetworkAndLoss()
     Recorder(module, None, 4).close()
     assert not any(part._forward_pre_hooks for part in module.modules())
 
@@ -109,26 +98,26 @@ def test_a_scripted_part_takes_no_hooks_but_the_module_around_it_does():
 
 
 def compiled_whole():
-    module = Pair()
+    module = NetworkAndLoss()
     module.compile(backend="eager", fullgraph=True)
     return module
 
 
 def compiled_part():
     module = nn.Module()
-    module.inner = Pair()
+    module.inner = NetworkAndLoss()
     module.inner.compile(backend="eager", fullgraph=True)
     return module
 
 
 def wrapped_part():
     module = nn.Module()
-    module.inner = torch.compile(Pair(), backend="eager", fullgraph=True)
+    module.inner = torch.compile(NetworkAndLoss(), backend="eager", fullgraph=True)
     return module
 
 
 def compiled_by_lightning():
-    module = Pair()
+    module = NetworkAndLoss()
     module._compiler_ctx = {"compiler": "dynamo"}
     return module
 
@@ -235,7 +224,7 @@ def test_parts_that_ran_by_themselves_are_named_before_children_that_did_not():
 
 
 def test_what_runs_in_a_call_that_was_heard_did_not_run_by_itself():
-    module = Pair()
+    module = NetworkAndLoss()
     recorder = Recorder(module, None, 4)
     module(X)
     module.network(X)

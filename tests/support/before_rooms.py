@@ -1,4 +1,4 @@
-"""A training and three studies, small and exactly repeatable, that an older version once ran.
+"""A training and three studies, small and repeatable, that an older version once ran.
 
 `python tests/support/before_rooms.py FOLDER` runs them with the version that is imported, and
 writes what `tests/test_older_formats.py` reads. The last version before the

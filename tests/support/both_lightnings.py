@@ -1,4 +1,4 @@
-"""The code of users of either Lightning package, such as their configuration files refer to."""
+"""What users of either Lightning package write; configuration files name these classes."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The metrics that measure a network, which a test goes through."""
+"""All metrics that measure a network."""
 
 import inspect
 

@@ -1,4 +1,4 @@
-"""A local cluster of dask, of which several may run at once."""
+"""A local dask cluster, on any free port, so that several can run at once."""
 
 from contextlib import contextmanager
 

@@ -1,4 +1,4 @@
-"""Event files as trainings write them, and runs that need no files. Without torch."""
+"""Event files as trainings write them, and runs without files; both without torch."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Calls like those of libraries that we do not know: modules of the same shapes, with random data.
+"""Calls of modules with the shapes of well-known libraries, and random data.
 
-Each function returns a case: a module, what it is called with, which of these tensors are the
-input, which of the outputs is looked at, and what is said of it all.
+Each function returns a case: a module, its arguments, which of these are the input, which output
+is measured, and what the monitor says about them.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Networks that know their answers, and a zoo of the ways in which people write networks."""
+"""Networks whose answers are known, and networks in all the usual ways of writing them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -54,6 +54,18 @@ class Sawtooth(nn.Module):
             up, down = relu(torch.cat([x, x - 0.5], 1)).unbind(1)
             x = (2 * up - 4 * down)[:, None]
         return x
+
+
+class NetworkAndLoss(nn.Module):
+    """A child with parameters, which forward calls, and a child without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = nn.Linear(3, 2)
+        self.loss = nn.MSELoss()
+
+    def forward(self, x: Tensor, *, scale: float = 1.0) -> Tensor:
+        return scale * self.network(x + 1)
 
 
 class Conv(nn.Module):

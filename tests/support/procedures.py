@@ -1,4 +1,4 @@
-"""Training procedures whose effective model complexity is known, importable by other processes."""
+"""Training procedures whose complexity is known, which other processes can import."""
 
 import signal
 from dataclasses import dataclass

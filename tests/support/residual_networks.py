@@ -1,4 +1,4 @@
-"""Residual networks as they are trained on images: random weights, batch norm in evaluation."""
+"""Residual networks for images, with random weights and BatchNorm in eval mode."""
 
 from torch import Tensor, nn
 

@@ -1,4 +1,4 @@
-"""Which functions of the package have their annotations executed in the tests."""
+"""Which functions of the package have their shape annotations checked in the tests."""
 
 import inspect
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Slow oracles of exact knots: a sweep layer by layer, and dense sampling of affine pieces."""
+"""Slow ways to find the exact knots of a path: a sweep over layers, and dense sampling."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""Speed as ratios: two ways of doing one thing, measured in turns in one run."""
+"""The speed of one way of doing something, as a ratio to another way in the same run."""
 
 from collections.abc import Callable
 from statistics import median

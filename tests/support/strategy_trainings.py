@@ -1,8 +1,8 @@
-"""A user's trainings over several processes, of which every rank writes down what it saw.
+"""Trainings over several processes; every rank writes down what it saw.
 
 `python tests/support/strategy_trainings.py --strategy ddp --devices 2 --out folder curves validate`
-does the named trainings, or all, and writes `folder/<training>-<rank>.json` for each. They are the
-methods below.
+runs the named trainings, or all, and writes `folder/<training>-<rank>.json` for each. Each training
+is a method below.
 """
 
 import argparse

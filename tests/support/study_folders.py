@@ -1,6 +1,6 @@
-"""Folders of studies as these leave them when they end. Without torch, so with no class of ours.
+"""Folders of studies as a finished or a stopped study leaves them, written without torch.
 
-Tests of the studies hold `emc` and `mimic` against what studies write.
+`tests/test_study_files.py` holds `emc` and `mimic` against what studies write.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What the jobs of studies do, in a module that other processes can import; run, it is a study."""
+"""Jobs of studies, which other processes can import; as a script, a study of them."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""Settings of torch in all tests, made when it is imported: tests that need no torch start fast."""
+"""Settings of torch, made at its first import: tests that need no torch start fast."""
 
 import sys
 from importlib.abc import MetaPathFinder

@@ -1,7 +1,7 @@
-"""What a Trainer can be told, as data; as a script, what the monitor makes of each, as a table.
+"""Trainer settings as data; as a script, a table of what the monitor does with each.
 
-`python tests/support/trainer_settings.py [part of a name]` fits every setting with the monitor and
-without it.
+`python tests/support/trainer_settings.py [part of a name]` trains with every setting, with and
+without the monitor.
 """
 
 import csv

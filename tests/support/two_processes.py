@@ -1,4 +1,4 @@
-"""Run a function in two processes that talk to each other, and get what each returned."""
+"""Runs a function in two processes that communicate, and returns what both return."""
 
 import os
 import pickle

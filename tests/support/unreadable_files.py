@@ -1,4 +1,4 @@
-"""Makers of what stands where a file of ours should: pipes, sockets, links, folders, noise."""
+"""What may stand where a file should: pipes, sockets, links, folders, noise."""
 
 import os
 import socket

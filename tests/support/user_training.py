@@ -1,4 +1,4 @@
-"""A small classification task, and the Lightning code of a user who knows nothing of us."""
+"""A small classification task, and a user's Lightning code for it."""
 
 from typing import Any
 

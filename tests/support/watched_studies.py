@@ -1,4 +1,4 @@
-"""Whole studies, whose trainings keep a diary, in a module that other processes can import."""
+"""Whole studies that write down which trainings start and end, for other processes."""
 
 import time
 from concurrent.futures import ProcessPoolExecutor
