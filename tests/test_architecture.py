@@ -241,3 +241,53 @@ def test_no_file_is_named_for_what_does_not_belong_elsewhere():
         part for file in MODULES.values() for part in file.relative_to(ROOT).with_suffix("").parts
     }
     assert not parts & {"utils", "misc", "helpers", "common", "util"}
+
+
+TESTS = Path(__file__).parent
+# Tests of rooms that are one file, and tests across rooms, which stand at the top of `tests`.
+TESTS_OF_FILES = {"options", "paths", "plotting", "tags", "targets"}
+TESTS_ACROSS_ROOMS = {
+    "architecture",
+    "arguments",
+    "contract",
+    "event_files_of_torch",
+    "examples",
+    "foreign",
+    "hostile_files",
+    "memory",
+    "no_trace",
+    "older_formats",
+    "oracles",
+    "readme",
+    "shapes",
+    "study_files",
+}
+TESTED = [file for file in TESTS.rglob("test_*.py") if file.parent.name != "benchmarks"]
+
+
+@pytest.mark.parametrize("file", TESTED, ids=lambda file: str(file.relative_to(TESTS)))
+def test_tests_stand_where_the_file_that_they_test_stands(file):
+    subject, room = file.stem.removeprefix("test_"), file.parent.relative_to(TESTS)
+    if file.parent == TESTS:
+        known = TESTS_OF_FILES | TESTS_ACROSS_ROOMS
+        assert subject in known, f"move {file.name} into a room, or list it as across rooms"
+        return
+    files = {each.stem for each in (ROOT / room).glob("*.py")}
+    # `test_monitor_settings.py` holds a part of the tests of `monitor.py`.
+    assert any(f"{subject}_".startswith(f"{each}_") for each in files), (
+        f"rename tests/{room}/{file.name} after a file of lightning_effcx/{room}"
+    )
+
+
+def test_the_lists_of_tests_at_the_top_name_files_that_are_there():
+    assert {f"test_{name}.py" for name in TESTS_OF_FILES | TESTS_ACROSS_ROOMS} == {
+        file.name for file in TESTS.glob("test_*.py")
+    }
+    assert all((ROOT / f"{name}.py").exists() for name in TESTS_OF_FILES)
+
+
+def test_every_support_module_says_in_one_line_what_it_holds():
+    for file in (TESTS / "support").glob("*.py"):
+        docstring = ast.get_docstring(ast.parse(file.read_text()))
+        assert docstring, f"{file.name} needs a docstring"
+        assert docstring.splitlines()[0].endswith("."), file.name
