@@ -258,6 +258,7 @@ TESTS_ACROSS_ROOMS = {
     "no_trace",
     "older_formats",
     "oracles",
+    "reading_guide",
     "readme",
     "shapes",
     "study_files",
