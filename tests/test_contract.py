@@ -456,7 +456,7 @@ def test_it_holds_for_the_whole_zoo_or_says_where_it_does_not(kind, options, nam
     y = torch.arange(9) % 3
     options = with_own(options, x, y)
     if is_exact(kind, options) and name in NOT_EXACT:
-        with pytest.raises(ValueError, match=r"^site .*: count transitions instead"):
+        with pytest.raises(ValueError, match=r"^site .*: use Transitions"):
             value(kind, options, network, (x, y))
         return
     if kind.__name__ in OF_CURVES and name not in CURVED:

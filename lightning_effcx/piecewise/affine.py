@@ -18,10 +18,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_effcx.network import Network, differentiating, in_precision, to_precision
-from lightning_effcx.piecewise.envelope import contest
 from lightning_effcx.piecewise.passes import Pass
 from lightning_effcx.piecewise.rows import Rows
-from lightning_effcx.tracing import Operation
+from lightning_effcx.piecewise.winners import contest
+from lightning_effcx.tracing import Call, Operation
 
 _ROUNDING = 1e-13  # relative to the largest value at zero: smaller derivatives are none
 
@@ -92,9 +92,10 @@ class AffineExtension(Pass):
         super().__init__(rows, batch)
 
     @override
-    def _bend(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Tensor:
-        given, named = self.followed.bring((args, kwargs), 0)
-        operation = self._read(func, given, named)
+    def _bend(self, call: Call, name: str) -> Tensor:
+        call = self.followed.bring_call(call, 0)
+        operation = self._read(call)
+        first, *others = call.args
         z = self._base(operation.z)
         gap = torch.stack([(z - kink).abs() for kink in operation.kinks]).amin(0)
         units = gap.numel() // self.samples
@@ -102,28 +103,28 @@ class AffineExtension(Pass):
         squares = self._squares(operation.z)
         self.bends[name] = Bends(self._by_sample(gap), squares, units, kinks)
         if operation.bound is not None:
-            value = func(given[0].clone(), *given[1:], **named)  # perhaps in place
+            value = call.func(first.clone(), *others, **call.kwargs)  # perhaps in place
             bound = operation.bound.expand(value.shape)
-            return torch.where(self._spread(self._base(value == bound)), bound, given[0])
-        rest = [self._base(a) if _is_alike(a, operation.z) else a for a in given[1:]]
+            return torch.where(self._spread(self._base(value == bound)), bound, first)
+        rest = [self._base(a) if _is_alike(a, operation.z) else a for a in others]
 
         def run(z: Tensor) -> Tensor:
-            return func(z.clone(), *rest, **named)
+            return call.func(z.clone(), *rest, **call.kwargs)
 
         left, right = _piece(z, operation.kinks)
         slope = (run(right) - run(left)) / (right - left)
         return torch.cat([run(z), (self._moves(operation.z) * slope).flatten(0, 1)])
 
     @override
-    def _choose(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:
-        given, named = self.followed.bring((args, kwargs), 0)
-        out = func(*given, **named)
-        operation = self._read(func, given, named)
+    def _choose(self, call: Call, name: str) -> Any:
+        call = self.followed.bring_call(call, 0)
+        out = call.run()
+        operation = self._read(call)
         values, winners = contest(operation, out, len(self.rows.path))  # (r, groups, elements)
         ahead = values.gather(2, self._spread(self._base(winners)))  # (r, groups, windows)
 
         def pool(x: Tensor) -> Tensor:
-            return func(x, *given[1:], **named)[0]
+            return call.func(x, *call.args[1:], **call.kwargs)[0]
 
         windows = _windows(pool, operation, values.shape[2]).to(values.device)
         margins = ahead[..., None] - values[..., windows.clamp(min=0)]
@@ -134,7 +135,7 @@ class AffineExtension(Pass):
             self._by_sample(self._base(margins)), self._squares(margins), units, elements - units
         )
         value, *index = [out] if isinstance(out, Tensor) else out
-        value.copy_((-ahead if operation.name.endswith("min") else ahead).reshape(value.shape))
+        value.copy_((-ahead if operation.choice.of == "minimum" else ahead).reshape(value.shape))
         for winner in index:
             winner.copy_(self._spread(self._base(winner)))
         return out
@@ -181,9 +182,9 @@ def _windows(pool: Callable[[Tensor], Tensor], operation: Operation, elements: i
 
     Along each dimension the pooling itself is asked which windows see a one in a certain place.
     """
-    if "pool" not in operation.name:
+    if not operation.choice.window:
         return torch.arange(elements)[None]
-    grid = operation.z.shape[-3 if "3d" in operation.name else -2 :]
+    grid = operation.z.shape[-operation.choice.window :]
     windows = torch.zeros(1, 1, dtype=torch.long)
     for dim, size in enumerate(grid, start=1):
         shape = [size if i == dim else 1 for i in range(1, 1 + len(grid))]

@@ -4,8 +4,8 @@ At a nonlinearity its operands are brought to the rows of now, rows are inserted
 kink, and there the unit is set to the kink exactly, so that rounding makes no second crossing.
 """
 
-import math
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -14,10 +14,11 @@ from torch.utils._pytree import tree_map
 from typing_extensions import override
 
 from lightning_effcx.network import Network
-from lightning_effcx.piecewise.envelope import overtakings, successions
+from lightning_effcx.piecewise.crossings import FindCrossings, find_crossings
 from lightning_effcx.piecewise.passes import Pass
 from lightning_effcx.piecewise.rows import Rows
-from lightning_effcx.tracing import Operation
+from lightning_effcx.piecewise.winners import find_changes, find_ties
+from lightning_effcx.tracing import Call, Operation
 
 Measure: TypeAlias = Callable[[str, Rows, Tensor], Tensor | None]
 """Maps a site, the rows so far and its values `(r, v)` there, which are affine between them, to one
@@ -80,8 +81,10 @@ class Engine(Pass):
         idle: frozenset[str] = frozenset(),
         measure: Measure | None = None,
         keep: Collection[str] = (),
+        find_crossings: FindCrossings = find_crossings,
     ) -> None:
         super().__init__(rows, x, idle)
+        self._find_crossings = find_crossings
         self.sites = sites
         self._entered: set[str] = set()
         self.budget = budget
@@ -127,88 +130,52 @@ class Engine(Pass):
         self._measure(name, values)
 
     @override
-    def _bend(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Tensor:
-        given, named = self.followed.bring((args, kwargs), self.rows.version)
-        operation = self._read(func, given, named)
+    def _bend(self, call: Call, name: str) -> Tensor:
+        call = self.followed.bring_call(call, self.rows.version)
+        operation = self._read(call)
         z, kinks = self._by_row(operation.z), operation.kinks
-        left, unit, kink, fraction = self._crossings(z, kinks, name)
-        if len(left):
-            new = self._insert(left, fraction)
-            self._record(name, new, unit, kink)
-            given, named = self.followed.bring((given, named), self.rows.version)
-            at = z.new_tensor(kinks)[kink]
-            pinned = self._pinned(self._read(func, given, named), given[0], new, unit, at)
-            given = (pinned, *given[1:])
-            func = _in_place(func, operation.name)  # it is ours, and memory takes time
-        return func(*given, **named)
+        between, at_rows = self._find_crossings(z, kinks, self.rows)
+        self._record(name, *at_rows)
+        if len(between.left):
+            new = self._insert(between.left, between.fraction)
+            self._record(name, new, between.unit, between.kink)
+            call = self.followed.bring_call(call, self.rows.version)
+            kink = z.new_tensor(kinks)[between.kink]
+            pinned = self._pin(self._read(call), call.args[0], new, between.unit, kink)
+            # The operand is ours, so the call may overwrite it: memory takes time.
+            func = _in_place_form(call.func, operation.name)
+            call = replace(call, func=func, args=(pinned, *call.args[1:]))
+        return call.run()
 
-    def _crossings(
-        self, z: Tensor, kinks: tuple[float, ...], name: str
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return after which rows, and how far, which units pass which kinks between two rows.
-
-        Units that pass a kink at a row, where they are on it, are recorded; those that only touch
-        it are not.
-        """
-        joined = self.rows.joined()
-        found = []
-        for index, kink in enumerate(kinks):
-            above = z > kink
-            left, unit = (above[1:] != above[:-1]).nonzero(as_tuple=True)
-            inside = joined[left]
-            left, unit = left[inside], unit[inside]
-            start, end = z[left, unit], z[left + 1, unit]
-            between = (start != kink) & (end != kink)
-            row, on_kink = self._on_kink(
-                above, left[~between], unit[~between], end[~between] == kink
-            )
-            self._record(name, row, on_kink, torch.full_like(row, index))
-            left, unit, start, end = (t[between] for t in (left, unit, start, end))
-            found.append((left, unit, torch.full_like(left, index), (kink - start) / (end - start)))
-        left, unit, which, fraction = (torch.cat(column) for column in zip(*found, strict=True))
-        return left, unit, which, fraction
-
-    def _on_kink(
-        self, above: Tensor, left: Tensor, unit: Tensor, ends: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return rows and units that are on a kink there, after they were above it, or before."""
-        row = left + ends.long()
-        beyond = row + 2 * ends.long() - 1  # the neighbour on the other side
-        joined = (beyond >= 0) & (beyond < len(above))
-        row, unit, beyond = row[joined], unit[joined], beyond[joined]
-        passes = (self.rows.path[row] == self.rows.path[beyond]) & ~above[beyond, unit]
-        return row[passes], unit[passes]
-
-    def _pinned(
+    def _pin(
         self, operation: Operation, first: Tensor, rows: Tensor, unit: Tensor, kink: Tensor
     ) -> Tensor:
-        """Return the first operand, its units set to their kinks exactly."""
-        first = (
-            first if self.followed.depends(first) else first.clone()
-        )  # else it was just made by bring
+        """Return the first operand with units set to their kinks exactly."""
+        if not self.followed.depends(first):
+            first = first.clone()  # it is the network's; the others were just made by bring
         pinned = first.expand(operation.z.shape).contiguous()
         if operation.bound is not None:
             kink = self._by_row(operation.bound.expand(pinned.shape))[rows, unit]
         self._by_row(pinned)[rows, unit] = kink
-        self.versions[pinned] = self.rows.version
+        self.followed.versions[pinned] = self.rows.version
         return pinned
 
     @override
-    def _choose(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:
+    def _choose(self, call: Call, name: str) -> Any:
         """Refine until the winner of every window changes at ties only."""
-        given, named = self.followed.bring((args, kwargs), self.rows.version)
+        call = self.followed.bring_call(call, self.rows.version)
         while True:
-            out = func(*given, **named)
-            left, fraction = overtakings(self._read(func, given, named), out, self.rows)
+            out = call.run()
+            left, fraction = find_ties(self._read(call), out, self.rows)
             if not len(left):
                 break
             self._insert(left, fraction)
-            given, named = self.followed.bring((given, named), self.rows.version)
-        between, named = tree_map(
-            lambda a: self._between(a) if self.followed.depends(a) else a, (given, named)
+            call = self.followed.bring_call(call, self.rows.version)
+        args, kwargs = tree_map(
+            lambda a: self._between(a) if self.followed.depends(a) else a, (call.args, call.kwargs)
         )
-        operation = self._read(func, between, named)
-        row, window = successions(operation, func(*between, **named), self.rows)
+        between = replace(call, args=args, kwargs=kwargs)
+        row, window = find_changes(self._read(between), between.run(), self.rows)
         self._record(name, row, window, torch.zeros_like(window))
         return out
 
@@ -218,7 +185,7 @@ class Engine(Pass):
         """Return what stands in the middle between neighbouring rows."""
         by_row = self._by_row(values)
         between = ((by_row[1:] + by_row[:-1]) / 2).reshape(-1, *values.shape[1:])
-        self.versions[between] = self.rows.version
+        self.followed.versions[between] = self.rows.version
         return between
 
     def _insert(self, left: Tensor, fraction: Tensor) -> Tensor:
@@ -227,8 +194,9 @@ class Engine(Pass):
 
     def _fit(self, count: int) -> None:
         """Give up where the tensors in use, with `count` rows, would not fit into the budget."""
-        used = {t.untyped_storage().data_ptr(): t for t in self.versions}.values()
-        per_row = sum(t.nbytes / self.rows.counts[self.versions[t]] for t in used)
+        versions = self.followed.versions
+        used = {t.untyped_storage().data_ptr(): t for t in versions}.values()
+        per_row = sum(t.nbytes / self.rows.counts[versions[t]] for t in used)
         if count > _LEAST and count * per_row > self.budget:
             raise TooLargeError(count, max(_LEAST, int(self.budget // per_row)), per_row)
 
@@ -246,27 +214,7 @@ class Engine(Pass):
                 self.measured[name] = self.rows.path[1:][joined], measured[joined]
 
 
-class Rehearsal(Engine):
-    """A pass over two equal rows that inserts one where the first unit could bend, to see it go on.
-
-    Args:
-        x: One sample, `(1, ...)`.
-    """
-
-    def __init__(self, x: Tensor) -> None:
-        position = torch.arange(2).to(x)
-        rows = Rows(torch.zeros_like(position, dtype=torch.long), position)
-        super().__init__(rows, x.expand(2, *x.shape[1:]), {}, budget=math.inf)
-
-    @override
-    def _crossings(
-        self, z: Tensor, kinks: tuple[float, ...], name: str
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        first = torch.zeros(int(not self.rows.version), dtype=torch.long, device=z.device)
-        return first, first, first, torch.full_like(first, 0.5, dtype=self.rows.position.dtype)
-
-
-def _in_place(func: Any, name: str) -> Any:
+def _in_place_form(func: Any, name: str) -> Any:
     """Return the form of a nonlinearity that overwrites its first operand, if there is one."""
     packet = getattr(torch.ops.aten, name + "_", None)
     return getattr(packet, func._overloadname, func)  # noqa: SLF001

@@ -5,6 +5,7 @@ when it is used next.
 """
 
 import operator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
 from lightning_effcx.piecewise.rows import Rows
-from lightning_effcx.tracing import mixing, tensors, writing_into_a_part
+from lightning_effcx.tracing import Call, mixing, tensors, writing_into_a_part
 
 
 class Followed:
@@ -55,12 +56,20 @@ class Followed:
             return brought
         return arguments.to(self.dtype) if arguments.is_floating_point() else arguments
 
-    def put(self, func: Any, args: tuple[Any, ...], out: Any, name: str, at: int = -1) -> Any:
-        """Register what an operation returned; where it works in place, in the caller's tensor."""
-        version = self.rows.version if at < 0 else at
-        if func._schema.is_mutable:  # noqa: SLF001
-            self.overwrite(args[0], out, name, version)
-            out = args[0]
+    def bring_call(self, call: Call, version: int) -> Call:
+        """Return a call with its arguments brought to the rows of `version`."""
+        args, kwargs = self.bring((call.args, call.kwargs), version)
+        return replace(call, args=args, kwargs=kwargs)
+
+    def first(self, tensor: Tensor) -> Tensor:
+        """Return a tensor that depends on x at the rows of the start."""
+        return self.rows.first(tensor, self.versions[tensor])
+
+    def put(self, call: Call, out: Any, name: str, version: int) -> Any:
+        """Register what a call returned; if it works in place, in the tensor that it writes to."""
+        if call.is_in_place():
+            self._overwrite(call.args[0], out, name, version)
+            out = call.args[0]
         for tensor in tensors(out):
             if not tensor.numel():
                 continue  # such as the statistics that batch normalisation did not take
@@ -73,7 +82,7 @@ class Followed:
                 self.indices[tensor] = True
         return out
 
-    def overwrite(self, target: Any, value: Tensor, name: str, version: int) -> None:
+    def _overwrite(self, target: Any, value: Tensor, name: str, version: int) -> None:
         """Let a tensor, and those that share its memory, hold what was written to it in place."""
         shared = self._sharing(target) if self.depends(target) else []
         if not self.depends(target) or not all(_is_whole(t, target) for t in shared):

@@ -16,6 +16,7 @@ the exact line restrictions of Sotoudeh and Thakur, "Computing Linear Restrictio
 Networks", NeurIPS 2019, are for sequences of layers; here any graph of operations will do.
 """
 
+import math
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,8 +26,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_effcx.network import Network, in_precision, to_precision
-from lightning_effcx.piecewise.cutting import in_parts
-from lightning_effcx.piecewise.engine import Engine, IdleError, Measure, Rehearsal
+from lightning_effcx.piecewise.crossings import cross_once
+from lightning_effcx.piecewise.engine import Engine, IdleError, Measure
+from lightning_effcx.piecewise.path_parts import in_parts
 from lightning_effcx.piecewise.rows import Rows
 
 BUDGET = 2**28
@@ -138,9 +140,13 @@ def pieces(  # noqa: PLR0913 each is one thing that users may choose
 
 def check_piecewise_linear(network: Network, x: Float[Tensor, "n ..."]) -> None:
     """Say why `pieces` refuses a network, if it does, by one pass over the first sample."""
-    x = to_precision(x[:1], torch.float64)
-    with suppress(IdleError):  # which says that it came to the end
-        Rehearsal(x).run(in_precision(network, x.dtype))
+    first = to_precision(x[:1], torch.float64)
+    position = torch.arange(2).to(first)
+    rows = Rows(torch.zeros_like(position, dtype=torch.long), position)
+    twice = first.expand(2, *x.shape[1:])
+    engine = Engine(rows, twice, {}, budget=math.inf, find_crossings=cross_once)
+    with suppress(IdleError):  # which says that the pass came to its end
+        engine.run(in_precision(network, twice.dtype))
 
 
 def _gathered(

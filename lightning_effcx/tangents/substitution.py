@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_effcx.network import Network, differentiating, evaluate, to_precision
 from lightning_effcx.tangents.piecewise_linear import PiecewiseLinear
-from lightning_effcx.tracing import Follower, Leaving, Operation, as_one, tensors, written
+from lightning_effcx.tracing import Call, Follower, Leaving, Operation, as_one, tensors
 
 _NUMBERS = 2**22  # in one tensor, at most, while two networks are compared
 
@@ -63,27 +63,25 @@ class _Substitution(Follower):
         super().__init__(x)
         self.lines = lines
 
-    def run(
-        self, operation: Operation, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Any, str]:
+    def run(self, operation: Operation, call: Call) -> tuple[Any, str]:
         z = operation.z
         if operation.kind != "curve":
-            out = func(*args, **kwargs)
+            out = call.run()
             # Some operators return nothing, but write; some answer a question without any tensor.
-            left = next(tensors(out, written(func, args, kwargs)), None)
+            left = next(tensors(out, call.written()), None)
             is_number = left is None or not left.dim()
             return out, "" if is_number else self.names.name(operation.name)
         if not z.dim():
-            return func(*args, **kwargs), ""
+            return call.run(), ""
         name = self.names.name(operation.name)
         try:
             out = self._line(name, z)
         except ValueError as error:
             self.refused[name] = error
-            return func(*args, **kwargs), name
-        returned = func._schema.returns  # noqa: SLF001
-        if func._schema.is_mutable:  # noqa: SLF001
-            return kwargs.get("out", args[0]).copy_(out), name
+            return call.run(), name
+        returned = call.func._schema.returns  # noqa: SLF001
+        if call.is_in_place():
+            return call.kwargs.get("out", call.args[0]).copy_(out), name
         # The logarithm of the sigmoid returns what its derivative wants, too.
         rest = tuple(out.new_empty(0) for _ in returned[1:])
         return (out, *rest) if rest else out, name

@@ -1,20 +1,20 @@
 """What a network does, operation by operation."""
 
-from lightning_effcx.tracing.batches import mixes_samples
 from lightning_effcx.tracing.custom_activations import as_one
 from lightning_effcx.tracing.dispatch import Follower
 from lightning_effcx.tracing.lineage import Leaving, Lineage
 from lightning_effcx.tracing.operators import (
-    FRESH,
+    Call,
     Operation,
     check_continuous,
+    keeps_samples_apart,
     nonlinearity,
+    operator_of,
     tensors,
-    written,
 )
 from lightning_effcx.tracing.refusals import (
-    CurveError,
     RefusedError,
+    choose_refusal,
     deciding,
     mixing,
     writing_into_a_part,
@@ -23,8 +23,7 @@ from lightning_effcx.tracing.site_names import SiteNames, without_wrappers
 from lightning_effcx.tracing.units import Site, find_sites, listen, without_units
 
 __all__ = [
-    "FRESH",
-    "CurveError",
+    "Call",
     "Follower",
     "Leaving",
     "Lineage",
@@ -34,15 +33,16 @@ __all__ = [
     "SiteNames",
     "as_one",
     "check_continuous",
+    "choose_refusal",
     "deciding",
     "find_sites",
+    "keeps_samples_apart",
     "listen",
-    "mixes_samples",
     "mixing",
     "nonlinearity",
+    "operator_of",
     "tensors",
     "without_units",
     "without_wrappers",
     "writing_into_a_part",
-    "written",
 ]

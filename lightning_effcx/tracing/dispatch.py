@@ -8,7 +8,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_effcx.tracing.lineage import Lineage
-from lightning_effcx.tracing.operators import FRESH, Operation, nonlinearity, tensors
+from lightning_effcx.tracing.operators import Call, Operation, nonlinearity, operator_of, tensors
 from lightning_effcx.tracing.site_names import SiteNames
 
 
@@ -40,10 +40,8 @@ class Follower(TorchDispatchMode):
         return needed
 
     @abstractmethod
-    def run(
-        self, operation: Operation, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Any, str]:
-        """Return what is to leave a nonlinear operation, and the name of the site if it is one."""
+    def run(self, operation: Operation, call: Call) -> tuple[Any, str]:
+        """Run a nonlinear call; return its result, and the name of its site if it is one."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -53,24 +51,20 @@ class Follower(TorchDispatchMode):
         origins = self.lineage.of(args, kwargs)
         if not self.following or not origins:
             return func(*args, **kwargs)
-        out, site = self._followed(func, args, kwargs)
-        self.lineage.ran(func, args, kwargs, out, origins | {site} if site else origins)
+        call = Call(func, args, kwargs, self._depends)
+        out, site = self._follow(call)
+        self.lineage.add_call(call, out, origins | {site} if site else origins)
         return out
 
-    def _followed(
-        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Any, str]:
-        if not any(map(self._depends, tensors(args, kwargs))):
-            return func(*args, **kwargs), ""  # such as of comparisons, which are no numbers
-        operation = nonlinearity(func, args, kwargs, self._depends)
-        if operation is None:
-            out, site = func(*args, **kwargs), ""
-        else:
-            out, site = self.run(operation, func, args, kwargs)
-        if func.overloadpacket.__name__ not in FRESH:
+    def _follow(self, call: Call) -> tuple[Any, str]:
+        if not call.operands:
+            return call.run(), ""  # such as of comparisons, which are no numbers
+        operation = nonlinearity(call)
+        out, site = (call.run(), "") if operation is None else self.run(operation, call)
+        if not operator_of(call.func).is_fresh:
             self._mark(out)
-        if func._schema.is_mutable:  # noqa: SLF001
-            self._mark(args[0])
+        if call.is_in_place():
+            self._mark(call.args[0])
         return out, site
 
     def _depends(self, argument: Any) -> bool:

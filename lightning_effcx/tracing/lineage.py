@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
-from lightning_effcx.tracing.operators import FRESH, tensors, written
+from lightning_effcx.tracing.operators import Call, operator_of, tensors
 
 # Calls that take numbers out of torch, where nobody can follow them.
 _LEAVING = frozenset(
@@ -29,8 +29,6 @@ _LEAVING = frozenset(
 )
 # Calls that copy numbers out of a list, also where they are in tensors.
 _COPYING = frozenset({torch.as_tensor, torch.asarray, torch.tensor})
-# Operators whose results have a size that depends on a mask alone.
-_MASKED = frozenset({"index", "masked_select"})
 
 
 class Lineage:
@@ -66,21 +64,19 @@ class Lineage:
         storage = _storage(copy)
         self._originals[storage.cdata] = storage, _storage(original).cdata
 
-    def ran(
-        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, origins: Any
-    ) -> None:
-        """Note the origins of what an operator returned and of what it wrote to."""
-        if func.overloadpacket.__name__ in FRESH:
+    def add_call(self, call: Call, out: Any, origins: frozenset[Any]) -> None:
+        """Note the origins of what a call returned and of what it wrote to."""
+        operator = operator_of(call.func)
+        if operator.is_fresh:
             return
-        targets = written(func, args, kwargs)
+        targets = call.written()
         self.add(origins, out, *targets)
         for target in tensors(targets):
             self._add_to_original(origins, target)
-        if torch.Tag.dynamic_output_shape in func.tags:
+        if torch.Tag.dynamic_output_shape in call.func.tags:
             # The network may read the size of the result, which leaves no trace.
-            masks = _masks(args) if func.overloadpacket.__name__ in _MASKED else None
-            self.asked |= origins if masks is None else self.of(masks)
-        if not any(True for _ in tensors(out)) and not func._schema.is_mutable:  # noqa: SLF001
+            self.asked |= self.of(_masks(call.args)) if operator.is_masked else origins
+        if not any(True for _ in tensors(out)) and not call.is_in_place():
             self.asked |= origins  # such as the number that item() returns
 
     def _add_to_original(self, origins: frozenset[Any], copy: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Refusals: why an exact pass cannot follow an operation, in one sentence each."""
+"""Refusals: why an exact pass cannot follow a network, in one sentence each."""
 
 
 class RefusedError(ValueError):
@@ -9,35 +9,52 @@ class CurveError(RefusedError):
     """A curve, such as a sigmoid: no other way to write the network would do without it."""
 
 
-def bent(name: str, operator: str, *, curve: bool, trained: bool = False) -> RefusedError:
+def choose_refusal(refused: list[RefusedError]) -> RefusedError:
+    """Choose what to say of several refusals: a curve first, which would stay in any case."""
+    curves = (refusal for refusal in refused if isinstance(refusal, CurveError))
+    return next(curves, refused[0])
+
+
+def not_piecewise_linear(
+    name: str, operator: str, *, is_curve: bool, needs_eval_mode: bool = False
+) -> RefusedError:
     """Return the error of a site that is not continuous and piecewise linear.
 
     Args:
         name: The site.
-        operator: What runs there.
-        curve: Whether it is a curve of each of its inputs.
-        trained: Whether it would be piecewise linear in eval mode.
+        operator: The operator that runs there.
+        is_curve: Whether it is a curve of each of its inputs.
+        needs_eval_mode: Whether it would be piecewise linear in eval mode.
     """
-    advice = "put it in eval mode, or " if trained else ""
-    return (CurveError if curve else RefusedError)(
-        f"site {name!r} ({operator}) is not continuous and piecewise linear, so the "
-        f"network has no linear regions: {advice}count transitions instead."
+    advice = "put the network in eval mode, or " if needs_eval_mode else ""
+    other = " or LANNComplexity" if is_curve else ""
+    return (CurveError if is_curve else RefusedError)(
+        f"site {name!r} ({operator}) is not piecewise linear, so it has no exact regions: "
+        f"{advice}use Transitions{other}."
+    )
+
+
+def jumping(name: str, operator: str) -> RefusedError:
+    """Return the error of a site that is not continuous, such as a comparison or a rounding."""
+    return RefusedError(
+        f"site {name!r} ({operator}) is not continuous, so it has no exact regions: "
+        "use Transitions."
     )
 
 
 def mixing(name: str) -> RefusedError:
-    """Return the error of what works across samples where each must be by itself."""
+    """Return the error of an operation across samples."""
     return RefusedError(
-        f"site {name!r} moves, joins or parts samples, expected operations that treat each sample "
-        "by itself: count transitions instead."
+        f"site {name!r} mixes the samples of a batch, or is not known to keep them apart, so it "
+        "has no exact regions: leave dimension 0 to the samples, or use Transitions."
     )
 
 
 def deciding(operator: str) -> RefusedError:
-    """Return the error of what lets the network do other things for other inputs, or by chance."""
+    """Return the error of an operator by which the network decides what it does."""
     return RefusedError(
-        f"{operator!r} lets what the network does depend on its input, or on chance, in ways that "
-        "are not continuous and piecewise linear: count transitions instead."
+        f"{operator!r} lets the network decide by its input, or by chance, what it computes, so it "
+        "has no exact regions: use Transitions."
     )
 
 

@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from lightning_effcx.network import Network, evaluate
 from lightning_effcx.tracing.dispatch import Follower
 from lightning_effcx.tracing.lineage import Leaving
-from lightning_effcx.tracing.operators import Kind, Operation, tensors, written
+from lightning_effcx.tracing.operators import Call, Kind, Operation, tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,14 +158,12 @@ class _Listener(Follower):
         self.pending: list[Site] = []
         self.recording = torch.is_grad_enabled()  # which is off inside of Python's own operators
 
-    def run(
-        self, operation: Operation, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Any, str]:
-        if func._schema.is_mutable:  # noqa: SLF001 such as relu_, or copy_ into a buffer
+    def run(self, operation: Operation, call: Call) -> tuple[Any, str]:
+        if call.is_in_place():  # such as relu_, or copy_ into a buffer
             operation = replace(operation, z=operation.z.clone())
-        out = func(*args, **kwargs)
+        out = call.run()
         # Some operators return nothing, but write; some answer a question without any tensor.
-        left = next(tensors(out, written(func, args, kwargs)), None)
+        left = next(tensors(out, call.written()), None)
         return out, "" if left is None else self._announce(operation, left, out)
 
     def flush(self) -> None:
@@ -193,7 +191,7 @@ class _Listener(Follower):
             name = self.names.name(operation.name)
             self.refused[name] = ValueError(_not_by_sample(name, operation.z, self.n))
             return name
-        choice = _by_sample(_winner(operation, out), self.n) if operation.chooses else None
+        choice = _by_sample(_winner(operation, out), self.n) if operation.choice else None
         name = self.names.name(operation.name)
         site = Site(
             name,
@@ -204,7 +202,7 @@ class _Listener(Follower):
             self.n,
             operation.kinks,
             choice,
-            operation.elements,
+            operation.choice.elements,
             operation.apply,
         )
         if self.recording:
@@ -254,6 +252,6 @@ def _winner(operation: Operation, out: Any) -> Tensor:
     """Which element was chosen: what the operator tells, or found again where it tells nothing."""
     if not isinstance(out, Tensor):
         return out[1]
-    dims = operation.dims or tuple(range(operation.z.dim()))
+    dims = operation.choice.dims or tuple(range(operation.z.dim()))
     last = operation.z.movedim(dims, tuple(range(-len(dims), 0))).flatten(-len(dims))
-    return last.argmin(-1) if operation.name.endswith("min") else last.argmax(-1)
+    return last.argmin(-1) if operation.choice.of == "minimum" else last.argmax(-1)

@@ -60,7 +60,7 @@ def test_networks_with_curves_are_approximated_unless_they_are_large():
     found = choose(curved(8))
     assert [*found.metrics] == [*METRICS[:4], "lann_complexity"]
     assert found.left_out == METRICS[4:]
-    assert found.reason.startswith("site '1' (tanh) is not continuous and piecewise linear")
+    assert found.reason.startswith("site '1' (tanh) is not piecewise linear")
     found = choose(curved(600))
     assert [*found.metrics] == METRICS[:4]
     assert "there are 600 units, so lann_complexity is left out" in found.notes[1]

@@ -178,7 +178,7 @@ def test_a_network_that_is_not_piecewise_linear_goes_without_the_exact_measures(
     message = (
         "leaves out the exact measures linear_regions.segment_same, linear_regions.segment_"
         "different, linear_regions.origin_line, linear_deviation.segment: site 'tanh' .tanh. is "
-        "not continuous and piecewise linear.*: count transitions instead. The training goes on"
+        "not piecewise linear.*: use Transitions or LANNComplexity. The training goes on"
     )
     with pytest.warns(UserWarning, match=message) as warned:
         host, _ = fit(tmp_path, ComplexityMonitor(), module=Curved())

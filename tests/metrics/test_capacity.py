@@ -145,5 +145,5 @@ def test_networks_without_regions_are_refused():
     x = torch.randn(6, 4)
     with pytest.raises(ValueError, match="no units with kinks, so its only region"):
         region_capacity(nn.Linear(4, 3), x)
-    with pytest.raises(ValueError, match=r"site '1' \(tanh\) is not continuous.*count transi"):
+    with pytest.raises(ValueError, match=r"site '1' \(tanh\) is not piecewise linear.*use Transi"):
         CapacityGap().update(mlp(4, 3, 2, activation=nn.Tanh), x)

@@ -137,7 +137,7 @@ def test_the_metric_is_the_mean_over_paths():
 
 
 def test_a_network_that_is_not_piecewise_linear_is_named_with_what_to_do():
-    with pytest.raises(ValueError, match=r"^site 'gelu' .* count transitions instead"):
+    with pytest.raises(ValueError, match=r"^site 'gelu' .* use Transitions or LANNComplexity"):
         linear_deviation(nn.functional.gelu, torch.randn(2, 2, 3))
 
 

@@ -312,7 +312,7 @@ def test_the_kind_of_path_is_in_the_name():
 
 def test_a_network_that_is_not_piecewise_linear_is_named_with_what_to_do():
     network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
-    message = r"site '1' \(tanh\) is not continuous and piecewise linear.* count transitions"
+    message = r"site '1' \(tanh\) is not piecewise linear.* use Transitions"
     with pytest.raises(ValueError, match=message):
         LinearRegions().update(network, torch.randn(5, 3))
 

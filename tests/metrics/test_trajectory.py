@@ -136,7 +136,9 @@ def test_the_exact_length_does_not_depend_on_how_the_path_is_cut():
 
 
 def test_an_exact_length_says_where_there_is_none():
-    with pytest.raises(ValueError, match=r"^site '1' \(tanh\) .* count transitions instead"):
+    with pytest.raises(
+        ValueError, match=r"^site '1' \(tanh\) .* use Transitions or LANNComplexity"
+    ):
         trajectory_length(mlp(3, 4, 2, activation=nn.Tanh), torch.randn(2, 5, 3), exact=True)
 
 

@@ -269,7 +269,7 @@ def test_another_output_costs_no_rows():
 @pytest.mark.parametrize("network", OUT_OF_SIGHT)
 def test_numbers_that_leave_torch_cannot_be_followed(network):
     path = torch.randn(3, 2, 4)
-    expected = "lets what the network does depend on its input|is not continuous and|moves, joins"
+    expected = "lets the network decide by its input|is not (continuous|piecewise linear)|mixes the"
     with pytest.raises(ValueError, match=expected):
         pieces(network, path)
 
@@ -280,7 +280,7 @@ def test_memory_that_is_shared_behind_the_back_of_torch_is_not_taken_for_a_const
         same = torch.empty(0, dtype=h.dtype).set_(h.untyped_storage(), 0, h.shape, h.stride())
         return torch.relu(same - 0.3)
 
-    with pytest.raises(ValueError, match=r"^'sub' lets what the network does depend on its input"):
+    with pytest.raises(ValueError, match=r"^'sub' lets the network decide by its input"):
         pieces(network, torch.randn(3, 2, 4))
 
 
@@ -324,7 +324,7 @@ def test_what_is_written_to_a_view_that_cannot_be_followed_is_refused(view):
         return h
 
     path = torch.tensor([[[-1.0, 0.5], [2.0, 0.3]]])
-    with pytest.raises(ValueError, match=r"^site '(t|unbind)' moves, joins or parts samples"):
+    with pytest.raises(ValueError, match=r"^site '(t|unbind)' mixes the samples of a batch"):
         pieces(network, path)
     pieces(lambda x: (torch.relu(x), network(x))[0], path)
 
@@ -342,7 +342,9 @@ def test_what_is_refused_is_refused_if_the_outputs_depend_on_it_by_any_way():
         lambda h: h if h.sigmoid().sum() > 0 else -h,
     ]
     for way in ways:
-        with pytest.raises(ValueError, match=r"^site 'sigmoid' \(sigmoid\) is not continuous and"):
+        with pytest.raises(
+            ValueError, match=r"^site 'sigmoid' \(sigmoid\) is not piecewise linear"
+        ):
             pieces(lambda x, way=way: way(layer(x)), path)
 
 
@@ -353,5 +355,7 @@ def test_a_curve_is_named_rather_than_how_its_network_arranges_samples():
 
     for layer in (nn.LSTM, nn.GRU):
         network = Last(layer(4, 3, batch_first=True))
-        with pytest.raises(ValueError, match=r"^site '0' \((sigmoid|tanh)\) is not continuous and"):
+        with pytest.raises(
+            ValueError, match=r"^site '0' \((sigmoid|tanh)\) is not piecewise linear"
+        ):
             pieces(network, torch.randn(2, 2, 5, 4))

@@ -8,8 +8,8 @@ from torch.testing import assert_close
 
 from lightning_effcx.metrics import LinearRegions
 from lightning_effcx.paths import Segment
-from lightning_effcx.piecewise.cutting import PASSES
 from lightning_effcx.piecewise.lines import check_piecewise_linear, pieces
+from lightning_effcx.piecewise.path_parts import PASSES
 
 
 class Counted(nn.Module):
@@ -150,10 +150,13 @@ def test_one_sample_tells_whether_a_network_is_piecewise_linear():
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (nn.Sequential(nn.Linear(4, 3), nn.Tanh()), r"^site '1' \(tanh\) is not continuous and"),
-        (nn.Sequential(nn.Linear(4, 3), nn.Softmax(1)), r"^site '1' \(softmax\) is not continuous"),
-        (ReadsBatchSize(), "since it read the batch size before: use -1 for it"),
-        (lambda x: torch.relu(x - x.mean(0)), "'mean' moves, joins or parts samples"),
+        (nn.Sequential(nn.Linear(4, 3), nn.Tanh()), r"^site '1' \(tanh\) is not piecewise linear"),
+        (
+            nn.Sequential(nn.Linear(4, 3), nn.Softmax(1)),
+            r"^site '1' \(softmax\) is not piecewise linear",
+        ),
+        (ReadsBatchSize(), "it keeps the batch size that it read before: use -1 for it"),
+        (lambda x: torch.relu(x - x.mean(0)), "'mean' mixes the samples of a batch"),
     ],
 )
 def test_one_sample_tells_why_a_network_is_not_piecewise_linear(network, message):
@@ -167,6 +170,8 @@ def test_what_fails_for_another_reason_is_not_blamed_on_the_batch_size():
             y = torch.relu(x)
             return y if len(y) < 3 else y @ torch.ones(9, 9)
 
-    expected = r"does not go on where rows are inserted, so its linear regions cannot be counted: "
+    expected = (
+        r"^the network failed with more rows than .* regions cannot be found: use Transitions \("
+    )
     with pytest.raises(ValueError, match=expected):
         check_piecewise_linear(FailsLater(), torch.randn(6, 4))

@@ -18,19 +18,20 @@ _TIE = 1e-12  # relative: elements that differ by less are equal
 
 def contest(operation: Operation, out: Any, rows: int) -> tuple[Tensor, Tensor]:
     """Return who takes part, `(r, groups, elements)`, and who wins, `(r, groups, windows)`."""
-    z = -operation.z if operation.name in {"min", "amin"} else operation.z
-    if "pool" in operation.name:
-        grid = -3 if "3d" in operation.name else -2
+    choice = operation.choice
+    z = -operation.z if choice.of == "minimum" else operation.z
+    if choice.window:
+        grid = -choice.window
         values, winners = z.flatten(grid), out[1].flatten(grid)
         values = values.reshape(rows, -1, values.shape[-1])
         return values, winners.reshape(rows, -1, winners.shape[-1])
-    last = tuple(range(-len(operation.dims), 0))
-    values = z.movedim(operation.dims, last).flatten(-len(last))
+    last = tuple(range(-len(choice.dims), 0))
+    values = z.movedim(choice.dims, last).flatten(-len(last))
     values = values.reshape(rows, -1, values.shape[-1])
     return values, values.argmax(2, keepdim=True)
 
 
-def overtakings(operation: Operation, out: Any, rows: Rows) -> tuple[Tensor, Tensor]:
+def find_ties(operation: Operation, out: Any, rows: Rows) -> tuple[Tensor, Tensor]:
     """Return after which rows, and how far, the winner at a row falls behind the next one's.
 
     A third element may be ahead of both there, so this is asked again with those rows inserted,
@@ -46,7 +47,7 @@ def overtakings(operation: Operation, out: Any, rows: Rows) -> tuple[Tensor, Ten
     return both[:, 0].long(), both[:, 1]
 
 
-def successions(operation: Operation, out: Any, rows: Rows) -> tuple[Tensor, Tensor]:
+def find_changes(operation: Operation, out: Any, rows: Rows) -> tuple[Tensor, Tensor]:
     """Return rows and windows where one winner follows another, each ahead on its side.
 
     Args:

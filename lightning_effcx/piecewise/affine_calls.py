@@ -1,0 +1,80 @@
+"""Affine calls: run them at the rows of their operands, each row by itself."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from lightning_effcx.piecewise.followed import Followed
+from lightning_effcx.tracing import (
+    Call,
+    deciding,
+    keeps_samples_apart,
+    mixing,
+    operator_of,
+    tensors,
+)
+
+_FEW = 32  # rows
+
+
+def run_affine(call: Call, followed: Followed) -> Any:
+    """Run an affine call at the latest rows of its operands; register what it returns.
+
+    Raises:
+        RefusedError: The network can decide by the result, or the call mixes samples.
+    """
+    operator = operator_of(call.func)
+    if operator.decides(call):
+        raise deciding(call.name)
+    if not keeps_samples_apart(call):
+        raise mixing(call.name)
+    version = max(followed.versions[operand] for operand in call.operands)
+    brought = followed.bring_call(call, version)
+    out = _run(brought, call, followed, version)
+    rows = followed.rows.counts[version]
+    if operator.is_fresh and (not out.dim() or len(out) != rows):
+        return out  # a constant
+    if not operator.keeps_order and not _has_all_samples(out, brought.operands[0]):
+        raise mixing(call.name)
+    return followed.put(call, out, call.name, version)
+
+
+def _run(brought: Call, call: Call, followed: Followed, version: int) -> Any:
+    operator = operator_of(call.func)
+    first, *rest = brought.args
+    if operator.is_sized:
+        rest[0] = followed.resized(first, rest[0])
+    if operator.reshapes:
+        return first.reshape(rest[0])
+    if operator.casts:
+        return first.clone()  # the pass keeps its own precision
+    if call.is_in_place() and first is call.args[0]:
+        first = first.clone()
+    brought = replace(brought, args=(first, *rest))
+    run = partial(_run_few_rows_at_a_time, brought.func) if operator.unfolds else brought.func
+    return followed.fitting(run, brought.args, brought.kwargs, version)
+
+
+def _has_all_samples(out: Any, operand: Tensor) -> bool:
+    return all(tensor.dim() and len(tensor) == len(operand) for tensor in _with_numbers(out))
+
+
+def _with_numbers(out: Any) -> list[Tensor]:
+    # Batch normalisation returns empty tensors where it took no statistics.
+    return [tensor for tensor in tensors(out) if tensor.numel()]
+
+
+def _run_few_rows_at_a_time(func: Any, x: Tensor, *rest: Any) -> Tensor:
+    """Run an operator that unfolds its operand, which takes many times as much memory.
+
+    Of few rows it stays in the caches, which makes this several times faster than all rows at once,
+    and it is soon freed.
+    """
+    first = func(x[:_FEW], *rest)
+    out = first.new_empty(len(x), *first.shape[1:])
+    out[:_FEW] = first
+    for start in range(_FEW, len(x), _FEW):
+        out[start : start + _FEW] = func(x[start : start + _FEW], *rest)
+    return out

@@ -1,0 +1,101 @@
+"""Crossings: where, on rows between which all units are affine, a unit passes one of its kinks."""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lightning_effcx.piecewise.rows import Rows
+
+
+class Between(NamedTuple):
+    """Units that pass a kink between two rows, one entry each.
+
+    Attributes:
+        left: The row before.
+        unit: The unit.
+        kink: Which of its kinks, as an index.
+        fraction: How far it is from the row before to the next one.
+    """
+
+    left: Tensor
+    unit: Tensor
+    kink: Tensor
+    fraction: Tensor
+
+
+class AtRows(NamedTuple):
+    """Units that pass a kink at a row, where they are on it, one entry each.
+
+    Attributes:
+        row: The row.
+        unit: The unit.
+        kink: Which of its kinks, as an index.
+    """
+
+    row: Tensor
+    unit: Tensor
+    kink: Tensor
+
+
+FindCrossings: TypeAlias = Callable[[Tensor, tuple[float, ...], Rows], tuple[Between, AtRows]]
+
+
+def find_crossings(z: Tensor, kinks: tuple[float, ...], rows: Rows) -> tuple[Between, AtRows]:
+    """Return where units pass kinks; a unit that only touches a kink does not pass it.
+
+    Args:
+        z: The pre-activations, `(r, u)`.
+        kinks: The kinks of every unit.
+        rows: The rows.
+    """
+    joined = rows.joined()
+    between, at_rows = [], []
+    for index, kink in enumerate(kinks):
+        above = z > kink
+        left, unit = (above[1:] != above[:-1]).nonzero(as_tuple=True)
+        inside = joined[left]
+        left, unit = left[inside], unit[inside]
+        start, end = z[left, unit], z[left + 1, unit]
+        on_row = (start == kink) | (end == kink)
+        row, on_kink = _passing(above, left[on_row], unit[on_row], end[on_row] == kink, rows)
+        at_rows.append((row, on_kink, torch.full_like(row, index)))
+        left, unit, start, end = (t[~on_row] for t in (left, unit, start, end))
+        fraction = (kink - start) / (end - start)
+        between.append((left, unit, torch.full_like(left, index), fraction))
+    return (
+        Between(*(torch.cat(column) for column in zip(*between, strict=True))),
+        AtRows(*(torch.cat(column) for column in zip(*at_rows, strict=True))),
+    )
+
+
+def cross_once(z: Tensor, kinks: tuple[float, ...], rows: Rows) -> tuple[Between, AtRows]:
+    """Let the first unit pass a kink between two equal rows, as no unit really does.
+
+    A network is run with it to see whether it goes on where a row is inserted.
+    """
+    del kinks
+    first = torch.zeros(int(not rows.version), dtype=torch.long, device=z.device)
+    fraction = torch.full_like(first, 0.5, dtype=rows.position.dtype)
+    return Between(first, first, first, fraction), AtRows(*[first[:0]] * 3)
+
+
+def _passing(
+    above: Tensor, left: Tensor, unit: Tensor, ends: Tensor, rows: Rows
+) -> tuple[Tensor, Tensor]:
+    """Return the rows where units are on a kink, and the units, if they pass it there.
+
+    Args:
+        above: Where units are above the kink, `(r, u)`.
+        left: Rows, of which either the row itself or the next one is on the kink.
+        unit: The units.
+        ends: Whether it is the next row.
+        rows: The rows.
+    """
+    row = left + ends.long()
+    beyond = row + 2 * ends.long() - 1  # the neighbour on the other side
+    exists = (beyond >= 0) & (beyond < len(above))
+    row, unit, beyond = row[exists], unit[exists], beyond[exists]
+    passes = (rows.path[row] == rows.path[beyond]) & ~above[beyond, unit]
+    return row[passes], unit[passes]

@@ -1,0 +1,82 @@
+"""Unfollowed calls: what an exact pass does not follow runs at the rows that the pass started with.
+
+The outputs may not depend on it, such as on a loss beside them. Then nothing has to be known of it
+at the rows that are inserted. It runs as in a plain forward pass, so that the network goes on.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from lightning_effcx.piecewise.followed import Followed
+from lightning_effcx.tracing import Call, Lineage, operator_of
+
+
+class Unfollowed:
+    """Runs calls at the rows of the start.
+
+    Args:
+        followed: The tensors that the pass follows.
+        lineage: The lineage of the tensors of the pass.
+    """
+
+    def __init__(self, followed: Followed, lineage: Lineage) -> None:
+        self.followed = followed
+        self.lineage = lineage
+
+    def run(self, call: Call) -> Any:
+        """Run a call; a tensor that the pass follows is left as it is if the call writes to it."""
+        targets = {id(target) for target in call.written()}
+        originals: dict[int, Tensor] = {}
+        is_view = _returns_views(call)
+
+        def at_start(argument: Any) -> Any:
+            if not isinstance(argument, Tensor):
+                return argument
+            if not self.followed.depends(argument):
+                is_read = argument.is_floating_point() and id(argument) not in targets
+                return argument.to(self.followed.dtype) if is_read else argument
+            if id(argument) in targets:
+                first = self.followed.first(argument).clone()
+                originals[id(first)] = argument
+                return first
+            return self.copy(argument) if is_view else self.followed.first(argument)
+
+        given, named = tree_map(at_start, (call.args, call.kwargs))
+        out = self._run(replace(call, args=given, kwargs=named))
+        return tree_map(lambda made: originals.get(id(made), made), out)
+
+    def copy(self, tensor: Tensor) -> Tensor:
+        """Copy a tensor that the pass follows, at the rows of the start.
+
+        A view of the tensor itself would share its memory, so that it would share its origins.
+        """
+        copy = self.followed.first(tensor).clone()
+        self.lineage.copied(copy, tensor)
+        return copy
+
+    def _run(self, call: Call) -> Any:
+        operator, (first, *rest) = operator_of(call.func), call.args or (None,)
+        if operator.is_sized:
+            size = self._resized(rest[0])
+            if operator.reshapes and isinstance(size, (list, tuple)):
+                return first.reshape(size)
+            call = replace(call, args=(first, size, *rest[1:]))
+        is_complex = isinstance(first, Tensor) and first.is_complex()
+        if operator.casts and not operator.decides(call) and not is_complex:
+            return first.to(self.followed.dtype, copy=True)  # the pass keeps its own precision
+        return call.run()
+
+    def _resized(self, size: Any) -> Any:
+        """Correct a batch size that the network read after rows were inserted."""
+        counts = self.followed.rows.counts
+        if isinstance(size, (list, tuple)) and size and size[0] in counts:
+            return [counts[0], *size[1:]]
+        return size
+
+
+def _returns_views(call: Call) -> bool:
+    """Tell whether the result of a call may share the memory of its arguments."""
+    return any(returned.alias_info is not None for returned in call.func._schema.returns)  # noqa: SLF001

@@ -1,0 +1,106 @@
+"""Calls: one call of one of torch's operators, with its arguments by name."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+
+def tensors(*arguments: Any) -> Iterator[Tensor]:
+    """Go through the tensors among what an operator takes or returns, also in lists and dicts."""
+    for argument in arguments:
+        if isinstance(argument, Tensor):
+            yield argument
+        elif isinstance(argument, (list, tuple)):
+            yield from tensors(*argument)
+        elif isinstance(argument, dict):
+            yield from tensors(*argument.values())
+
+
+def operator_name(func: Any) -> str:
+    """Return the name of an operator, the same for its in-place and its internal forms.
+
+    Example:
+        >>> operator_name(torch.ops.aten.relu_.default)
+        'relu'
+    """
+    return func.overloadpacket.__name__.strip("_")
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of an operator, as `__torch_dispatch__` gets it.
+
+    Attributes:
+        func: The operator.
+        args: Its arguments.
+        kwargs: Its arguments by name.
+        depends: Tells whether an argument depends on the input of the network.
+    """
+
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    depends: Callable[[Any], bool]
+
+    @property
+    def name(self) -> str:
+        """The name of the operator."""
+        return operator_name(self.func)
+
+    @cached_property
+    def given(self) -> dict[str, Any]:
+        """Every argument by its name, with the defaults of those that the call leaves out."""
+        names, defaults = _declared(self.func)
+        return {**defaults, **dict(zip(names, self.args, strict=False)), **self.kwargs}
+
+    @cached_property
+    def operands(self) -> list[Tensor]:
+        """The tensors that depend on the input, also those in lists."""
+        return [tensor for tensor in tensors(self.args, self.kwargs) if self.depends(tensor)]
+
+    def run(self) -> Any:
+        """Return what the operator returns."""
+        return self.func(*self.args, **self.kwargs)
+
+    def is_in_place(self) -> bool:
+        """Tell whether the operator writes to one of its arguments."""
+        return bool(self.func._schema.is_mutable)  # noqa: SLF001 the only way to know
+
+    def written(self) -> list[Any]:
+        """Return the arguments that the operator writes to, as its schema declares them."""
+        if not self.is_in_place():
+            return []
+        return [self.given[name] for name in _written_names(self.func) if name in self.given]
+
+
+Rule: TypeAlias = Callable[[Call], bool]
+"""Tells whether something holds for a call."""
+
+
+def always(call: Call) -> bool:
+    """Hold for every call."""
+    del call
+    return True
+
+
+def never(call: Call) -> bool:
+    """Hold for no call."""
+    del call
+    return False
+
+
+# Schemas are slow to read, and every operator of every pass asks for its own.
+@cache
+def _declared(func: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
+    declared = func._schema.arguments  # noqa: SLF001 the only way to the arguments' names
+    defaults = {a.name: a.default_value for a in declared if a.has_default_value()}
+    return tuple(argument.name for argument in declared), defaults
+
+
+@cache
+def _written_names(func: Any) -> tuple[str, ...]:
+    declared = func._schema.arguments  # noqa: SLF001 the only way to the arguments' names
+    return tuple(a.name for a in declared if a.alias_info and a.alias_info.is_write)
