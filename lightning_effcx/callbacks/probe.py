@@ -12,7 +12,7 @@ from lightning_effcx.network import (
     ChooseInput,
     ChooseNetwork,
     Recorder,
-    chosen,
+    choose_input,
     find_input,
     parts,
     structure,
@@ -96,7 +96,7 @@ class Probe:
             if call is None and failure is not None:
                 raise failure  # noqa: TRY301 as all that goes wrong here
             if self.batch is not None:
-                call, (y, origin) = chosen(batch, self.batch, self.network)
+                call, (y, origin) = choose_input(batch, self.batch, self.network)
             else:
                 call, (y, origin) = find_input(batch, call, self.network)
         except Exception as error:  # noqa: BLE001 the user's function may raise anything

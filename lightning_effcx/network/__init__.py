@@ -6,7 +6,7 @@ from lightning_effcx.network.inputs import (
     ChooseInput,
     ChooseNetwork,
     Target,
-    chosen,
+    choose_input,
     find_input,
     is_target,
 )
@@ -41,7 +41,7 @@ __all__ = [
     "at_samples",
     "capture_network",
     "check_finite",
-    "chosen",
+    "choose_input",
     "differentiating",
     "evaluate",
     "find_input",

@@ -83,7 +83,7 @@ def find_input(batch: Any, call: Call | None, choice: ChooseNetwork | None) -> I
     return Input(call, target_in(batch, call.total))
 
 
-def chosen(batch: Any, choose: ChooseInput, choice: ChooseNetwork | None) -> Input:
+def choose_input(batch: Any, choose: ChooseInput, choice: ChooseNetwork | None) -> Input:
     """Return input and targets as the user's function finds them in a batch."""
     try:
         found: Any = choose(batch)

@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from lightning_effcx.network.calls import Call
-from lightning_effcx.network.inputs import chosen, find_input
+from lightning_effcx.network.inputs import choose_input, find_input
 
 X, Y = torch.randn(6, 3), torch.arange(6)
 
@@ -87,11 +87,11 @@ def test_a_batch_without_input_is_refused(batch):
 
 def test_a_function_finds_the_input_alone_or_with_its_target():
     batch = {"image": X, "class": Y}
-    found, (y, _) = chosen(batch, lambda b: b["image"], "part")
+    found, (y, _) = choose_input(batch, lambda b: b["image"], "part")
     assert found.given[0][0] is X
     assert found.part == "part"
     assert y is None
-    found, (y, _) = chosen(batch, lambda b: (b["image"], b["class"]), None)
+    found, (y, _) = choose_input(batch, lambda b: (b["image"], b["class"]), None)
     assert found.given[0][0] is X
     assert y is Y
 
@@ -100,4 +100,4 @@ def test_a_function_that_finds_no_input_is_told_what_it_returned():
     with pytest.raises(
         ValueError, match=r"batch=... returned \[str, str, str\], expected a tensor"
     ):
-        chosen((X, Y), lambda batch: ["a", "b", "c"], None)
+        choose_input((X, Y), lambda batch: ["a", "b", "c"], None)

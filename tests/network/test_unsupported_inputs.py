@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
 from lightning_effcx.network.calls import Call
-from lightning_effcx.network.inputs import chosen, find_input
+from lightning_effcx.network.inputs import choose_input, find_input
 from lightning_effcx.network.recorder import Recorder
 from lightning_effcx.network.unsupported_inputs import inseparable
 
@@ -123,7 +123,7 @@ def test_a_batch_of_it_is_no_input(kind):
 def test_a_function_of_the_batch_must_take_it_apart(kind):
     make, what = KINDS[kind]
     with pytest.raises(ValueError, match=message(what)):
-        chosen(None, lambda _: make(), None)
+        choose_input(None, lambda _: make(), None)
 
 
 def test_edges_by_their_name_make_a_graph():
