@@ -36,11 +36,11 @@ from lightning_effcx.metrics.draws import Draws
 from lightning_effcx.metrics.samples import check_samples
 from lightning_effcx.network import (
     Network,
-    as_called,
     differentiating,
     evaluate,
     replacing_tensors,
     state_of,
+    with_own_embedding,
 )
 from lightning_effcx.options import check_kind, check_switch, check_word
 from lightning_effcx.targets import classes_of
@@ -142,7 +142,7 @@ class FisherRaoNorm(SampleMetric):
         if self.empirical and y is None:
             raise ValueError("the empirical Fisher needs targets, but the batch has none.")
         fisher_rao = fisher_rao_norm(
-            as_called(network),
+            with_own_embedding(network),
             x,
             y if self.empirical else None,
             distribution=self.distribution,

@@ -25,8 +25,8 @@ from lightning_effcx.network.precision import in_precision, to_precision
 from lightning_effcx.network.recorder import Recorder
 from lightning_effcx.network.state.keeping import state_of as state_of
 from lightning_effcx.network.state.replacing import replacing_tensors as replacing_tensors
-from lightning_effcx.network.state.unrestorable import UnrestorableError as UnrestorableError
-from lightning_effcx.network.views import as_called, at_samples, varies
+from lightning_effcx.network.state.unrestorable import UnrestorableError
+from lightning_effcx.network.views import at_samples, varies, with_own_embedding
 
 __all__ = [
     "Call",
@@ -37,7 +37,6 @@ __all__ = [
     "Recorder",
     "Target",
     "UnrestorableError",
-    "as_called",
     "at_samples",
     "capture_network",
     "check_finite",
@@ -58,4 +57,5 @@ __all__ = [
     "structure",
     "to_precision",
     "varies",
+    "with_own_embedding",
 ]

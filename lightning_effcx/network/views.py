@@ -130,7 +130,7 @@ def at_samples(network: Network, index: Tensor) -> Network:
     return network.with_call(network.call.rows(index), network.embedding)
 
 
-def as_called(network: Network) -> Network:
+def with_own_embedding(network: Network) -> Network:
     """Return the network with what it was called with, tokens too, in place of their embedding.
 
     A measure of the weights, rather than of the input, is about those of the embedding as well.

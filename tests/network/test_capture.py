@@ -11,7 +11,7 @@ from lightning_effcx.metrics.regions import transitions
 from lightning_effcx.network.calls import Call
 from lightning_effcx.network.capture import capture_network
 from lightning_effcx.network.observe import observing
-from lightning_effcx.network.views import Called, View, as_called, at_samples, varies
+from lightning_effcx.network.views import Called, View, at_samples, varies, with_own_embedding
 from lightning_effcx.tracing.units import find_sites
 
 X, Y = torch.randn(6, 3), torch.arange(6)
@@ -193,7 +193,7 @@ def test_of_tokens_the_input_is_what_their_embedding_returns():
         ((x + 1 + module.place.weight) * tokens.ne(0)[..., None]).sum(1) + module.word.weight[0]
     )
     assert_close(network(x + 1), moved)
-    assert_close(as_called(network)(x + 1), outputs)
+    assert_close(with_own_embedding(network)(x + 1), outputs)
     assert varies(network)
     assert not any(part._forward_hooks for part in module.modules())
 
@@ -258,7 +258,7 @@ def test_a_call_that_was_heard_in_inference_mode_can_be_differentiated():
 def test_a_network_without_anything_fixed_is_the_same_for_all_samples():
     module = nn.Linear(3, 2)
     assert at_samples(module, Y) is module
-    assert as_called(module) is module
+    assert with_own_embedding(module) is module
     assert not varies(module)
     network = Called(module, call(X), ((0, 0),))
     assert at_samples(network, Y) is network
