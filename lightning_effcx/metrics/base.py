@@ -13,7 +13,7 @@ from torchmetrics.utilities import dim_zero_cat
 from lightning_effcx.metrics.draws import Draws
 from lightning_effcx.metrics.samples import check_samples
 from lightning_effcx.metrics.shard import Shard
-from lightning_effcx.network import Network, at_samples, observing, varies
+from lightning_effcx.network import Network, at_samples, has_per_sample_arguments, observing
 from lightning_effcx.options import check_count, check_seed, refusal
 from lightning_effcx.paths import Paths, Segment, origins
 from lightning_effcx.tags import STDERR, site_key
@@ -143,7 +143,9 @@ class SampleMetric(NetworkMetric):
             self._measure(network, x.detach().clone(), _detached(y), generator)
 
     def _measure(self, network: Network, x: Tensor, y: Tensor | None, generator: Generator) -> None:
-        at_once = self.rows_at_once(x) if self.pointwise or not varies(network) else 1
+        at_once = (
+            self.rows_at_once(x) if self.pointwise or not has_per_sample_arguments(network) else 1
+        )
         samples = torch.arange(len(x))
         self._score_shard(network, x, y, Draws.of(len(x), generator), samples, at_once)
 
@@ -223,7 +225,9 @@ class PathMetric(SampleMetric):
 
     def _measure(self, network: Network, x: Tensor, y: Tensor | None, generator: Generator) -> None:
         paths: Tensor
-        if varies(network):  # on a path it is the function that it is where the path starts
+        if has_per_sample_arguments(
+            network
+        ):  # on a path it is the function that it is where the path starts
             starts, at_once = origins(self.paths, len(x), y, generator), 1
             paths = self.paths(x, y, generator)
         else:

@@ -24,10 +24,10 @@ from lightning_effcx.network import (
     Network,
     check_finite,
     evaluate,
+    has_per_sample_arguments,
     observing,
     structure,
     to_precision,
-    varies,
 )
 from lightning_effcx.options import check_count, check_number, check_seed
 from lightning_effcx.tags import STDERR
@@ -98,7 +98,7 @@ class TrainingError(NetworkMetric):
     def update(self, network: Network, x: Tensor, y: Tensor | None = None) -> None:
         """Find the fixed samples that are classified wrongly; `x`, `(m, ...)`, shows their form."""
         del y
-        if varies(network):
+        if has_per_sample_arguments(network):
             raise ValueError(
                 "the network holds something fixed for each sample of its batch, which is not "
                 "known for the training samples: measure a function of the input alone, with "

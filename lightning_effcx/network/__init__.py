@@ -26,7 +26,7 @@ from lightning_effcx.network.recorder import Recorder
 from lightning_effcx.network.state.keeping import state_of as state_of
 from lightning_effcx.network.state.replacing import replacing_tensors as replacing_tensors
 from lightning_effcx.network.state.unrestorable import UnrestorableError
-from lightning_effcx.network.views import at_samples, varies, with_own_embedding
+from lightning_effcx.network.views import at_samples, has_per_sample_arguments, with_own_embedding
 
 __all__ = [
     "Call",
@@ -44,6 +44,7 @@ __all__ = [
     "differentiating",
     "evaluate",
     "find_input",
+    "has_per_sample_arguments",
     "in_precision",
     "is_target",
     "listed",
@@ -56,6 +57,5 @@ __all__ = [
     "state_of",
     "structure",
     "to_precision",
-    "varies",
     "with_own_embedding",
 ]

@@ -1,7 +1,7 @@
 """Views: a module as the network that measures look at, a function of one tensor.
 
 A network may hold something fixed for each sample, such as a mask, and so be another function for
-each of them: `varies` tells, and `at_samples` returns the one that it is for some.
+each of them: `has_per_sample_arguments` tells, and `at_samples` returns the one that it is for some.
 """
 
 from collections.abc import Callable, Iterator
@@ -125,7 +125,7 @@ def _in_place_of(embedding: nn.Module, x: Tensor) -> Iterator[None]:
 
 def at_samples(network: Network, index: Tensor) -> Network:
     """Return the network as it is for some samples, where it holds something fixed for each."""
-    if not varies(network):
+    if not has_per_sample_arguments(network):
         return network
     return network.with_call(network.call.rows(index), network.embedding)
 
@@ -140,7 +140,7 @@ def with_own_embedding(network: Network) -> Network:
     return network.with_call(network.call, None)
 
 
-def varies(network: Network) -> TypeGuard[Called]:
+def has_per_sample_arguments(network: Network) -> TypeGuard[Called]:
     """Tell whether the network holds something fixed that differs from sample to sample."""
     return isinstance(network, Called) and bool(network.held) and network.call.samples > 1
 

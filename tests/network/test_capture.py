@@ -11,7 +11,13 @@ from lightning_effcx.metrics.regions import transitions
 from lightning_effcx.network.calls import Call
 from lightning_effcx.network.capture import capture_network
 from lightning_effcx.network.observe import observing
-from lightning_effcx.network.views import Called, View, at_samples, varies, with_own_embedding
+from lightning_effcx.network.views import (
+    Called,
+    View,
+    at_samples,
+    has_per_sample_arguments,
+    with_own_embedding,
+)
 from lightning_effcx.tracing.units import find_sites
 
 X, Y = torch.randn(6, 3), torch.arange(6)
@@ -107,17 +113,17 @@ def test_all_numbers_that_it_was_called_with_are_the_input_jointly():
     expected = (module.left(2 * X) + module.right(2 * f.flatten(1))) * 2 * age[:, None]
     assert_close(network(2 * x), expected)
     assert_close(outputs, module(X, {"f": f}, age=age, flag="matrix"))
-    assert not varies(network)
+    assert not has_per_sample_arguments(network)
 
 
 def test_the_rest_is_held_fixed_for_each_sample():
     module, mask = Several(), torch.tensor([1, 0, 2, 3, 1, 1])
     network, x, outputs, _ = see(module, X, mask=mask, flag="matrix", table=torch.ones(9))
     assert torch.equal(x, X)
-    assert varies(network)
+    assert has_per_sample_arguments(network)
     assert_close(outputs, module.left(X) * mask[:, None] + 9)
     third = at_samples(network, torch.tensor([2]))
-    assert not varies(third)
+    assert not has_per_sample_arguments(third)
     assert_close(third(x), module.left(X) * 2 + 9)
     some = at_samples(network, torch.tensor([3, 1]))
     assert_close(some(x[[3, 1]]), outputs[[3, 1]])
@@ -133,7 +139,7 @@ def test_points_for_which_nothing_is_known_are_refused():
 def test_what_is_the_same_for_all_samples_is_no_hindrance():
     module = Several()
     network, x, _, _ = see(module, X, mask=torch.full((6,), 2), flag="matrix")
-    assert not varies(network)
+    assert not has_per_sample_arguments(network)
     assert_close(network(x.repeat(2, 1)), 2 * module.left(X).repeat(2, 1))
 
 
@@ -194,7 +200,7 @@ def test_of_tokens_the_input_is_what_their_embedding_returns():
     )
     assert_close(network(x + 1), moved)
     assert_close(with_own_embedding(network)(x + 1), outputs)
-    assert varies(network)
+    assert has_per_sample_arguments(network)
     assert not any(part._forward_hooks for part in module.modules())
 
 
@@ -259,7 +265,7 @@ def test_a_network_without_anything_fixed_is_the_same_for_all_samples():
     module = nn.Linear(3, 2)
     assert at_samples(module, Y) is module
     assert with_own_embedding(module) is module
-    assert not varies(module)
+    assert not has_per_sample_arguments(module)
     network = Called(module, call(X), ((0, 0),))
     assert at_samples(network, Y) is network
 
