@@ -11,7 +11,7 @@ from lightning_effcx.network.capture import capture_network
 from lightning_effcx.network.nested import mapped
 from lightning_effcx.network.observe import observing
 from lightning_effcx.network.recorder import Recorder
-from lightning_effcx.network.views import at_samples
+from lightning_effcx.network.views import select_samples
 
 EVERY = pytest.mark.parametrize("name", CASES)
 
@@ -64,7 +64,7 @@ def test_the_jacobian_is_that_of_all_numbers_that_the_module_was_called_with(nam
     expected = torch.stack([norm(case, row) for row in range(N)])
     assert_close(jacobian_norm(network, x), expected)
     third = torch.tensor([2])
-    assert_close(jacobian_norm(at_samples(network, third), x[third]), expected[third])
+    assert_close(jacobian_norm(select_samples(network, third), x[third]), expected[third])
 
 
 @EVERY

@@ -37,7 +37,7 @@ from lightning_effcx.network import (
     Network,
     Target,
     UnrestorableError,
-    at_samples,
+    select_samples,
     capture_network,
     check_finite,
     is_target,
@@ -399,7 +399,7 @@ class ComplexityMonitor(Callback):
     def _choose(self, seen: Seen) -> None:
         """Of the standard set, take what suits network and targets, and say so."""
         first = torch.zeros(1, dtype=torch.long, device=seen.x.device)
-        network = at_samples(seen.network, first)
+        network = select_samples(seen.network, first)
         found = choose_metrics(self.seed, network, seen.x, seen.y, seen.outputs)
         self.metrics = found.metrics
         rank_zero_info(f"effcx: {' '.join(found.notes)}")

@@ -13,7 +13,7 @@ from torchmetrics.utilities import dim_zero_cat
 from lightning_effcx.metrics.draws import Draws
 from lightning_effcx.metrics.samples import check_samples
 from lightning_effcx.metrics.shard import Shard
-from lightning_effcx.network import Network, at_samples, has_per_sample_arguments, observing
+from lightning_effcx.network import Network, has_per_sample_arguments, observing, select_samples
 from lightning_effcx.options import check_count, check_seed, refusal
 from lightning_effcx.paths import Paths, Segment, origins
 from lightning_effcx.tags import STDERR, site_key
@@ -161,7 +161,7 @@ class SampleMetric(NetworkMetric):
         """Score those of some samples, or paths, that are ours; `samples` says whose they are."""
         mine = self.shard(torch.arange(len(x)))
         for part in mine.split(at_once) if len(mine) else ():
-            own = at_samples(network, samples[part])
+            own = select_samples(network, samples[part])
             y_part = None if y is None else y[part]
             self._add(*self.score(own, x[part], y_part, draws[part]))
 

@@ -40,7 +40,7 @@ from lightning_effcx.metrics.shallow_student import (
     logits,
     split_samples,
 )
-from lightning_effcx.network import Network, at_samples, observing
+from lightning_effcx.network import Network, observing, select_samples
 from lightning_effcx.options import check_seed, check_switch
 from lightning_effcx.tags import STDERR
 from lightning_effcx.targets import decisions
@@ -205,7 +205,7 @@ class MimicGap(NetworkMetric):
         with observing(network):
             x = x.detach().clone()
             student = fit_student(
-                at_samples(network, seen),
+                select_samples(network, seen),
                 x[seen],
                 hidden=self.hidden,
                 bottleneck=self.bottleneck,

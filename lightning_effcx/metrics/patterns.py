@@ -31,7 +31,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from lightning_effcx.metrics.base import NetworkMetric
 from lightning_effcx.metrics.samples import check_samples
-from lightning_effcx.network import Network, at_samples, observing
+from lightning_effcx.network import Network, observing, select_samples
 from lightning_effcx.tracing import Site, listen, without_units
 
 T = TypeVar("T")
@@ -104,7 +104,7 @@ class ActivationPatterns(NetworkMetric):
         with observing(network):
             x, mine = x.detach().clone(), self.shard(torch.arange(len(x)))
             for part in mine.split(self.rows_at_once(x)) if len(mine) else ():
-                self._add(at_samples(network, part), x[part])
+                self._add(select_samples(network, part), x[part])
 
     def _add(self, network: Network, x: Tensor) -> None:
         # The same factors for every batch, device and process.

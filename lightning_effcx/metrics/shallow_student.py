@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from lightning_effcx.metrics.samples import check_samples
-from lightning_effcx.network import Network, at_samples, differentiating, evaluate, to_precision
+from lightning_effcx.network import Network, differentiating, evaluate, select_samples, to_precision
 from lightning_effcx.options import check_count, check_number, check_seed, check_switch
 
 _RATE = 0.1  # of the steps, relative to how large the weights are at the start
@@ -230,7 +230,7 @@ def logits(network: Network, x: Tensor, chunk: int, *, centred: bool) -> Tensor:
     check_switch("centred", centred)
     with torch.no_grad():
         parts = torch.arange(len(x)).split(chunk)
-        outputs = torch.cat([evaluate(at_samples(network, part), x[part]) for part in parts])
+        outputs = torch.cat([evaluate(select_samples(network, part), x[part]) for part in parts])
         z = to_precision(outputs, torch.float64)
         if centred and z.shape[1] == 1:
             raise ValueError("centred=True leaves nothing of a single output: mimic it as it is.")

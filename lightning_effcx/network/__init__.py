@@ -26,7 +26,11 @@ from lightning_effcx.network.recorder import Recorder
 from lightning_effcx.network.state.keeping import state_of as state_of
 from lightning_effcx.network.state.replacing import replacing_tensors as replacing_tensors
 from lightning_effcx.network.state.unrestorable import UnrestorableError
-from lightning_effcx.network.views import at_samples, has_per_sample_arguments, with_own_embedding
+from lightning_effcx.network.views import (
+    has_per_sample_arguments,
+    select_samples,
+    with_own_embedding,
+)
 
 __all__ = [
     "Call",
@@ -37,7 +41,6 @@ __all__ = [
     "Recorder",
     "Target",
     "UnrestorableError",
-    "at_samples",
     "capture_network",
     "check_finite",
     "choose_input",
@@ -54,6 +57,7 @@ __all__ = [
     "parts",
     "random_states_kept",
     "replacing_tensors",
+    "select_samples",
     "state_of",
     "structure",
     "to_precision",

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_effcx.network.naming import listed, spelled
 from lightning_effcx.network.nested import Place, at, leaves, parts, structure
-from lightning_effcx.network.views import View, at_samples, matrix
+from lightning_effcx.network.views import View, matrix, select_samples
 
 ChooseOutput: TypeAlias = str | int
 
@@ -68,7 +68,7 @@ def check_apart(network: View, x: Tensor, raw: Any) -> None:
         return
     outputs = network.matrix(raw)
     try:
-        some = at_samples(network, half)(x[half])
+        some = select_samples(network, half)(x[half])
     except Exception as error:
         raise ValueError(
             f"the network cannot be evaluated at {len(half)} of the {len(x)} samples alone "

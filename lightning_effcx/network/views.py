@@ -1,7 +1,7 @@
 """Views: a module as the network that measures look at, a function of one tensor.
 
 A network may hold something fixed for each sample, such as a mask, and so be another function for
-each of them: `has_per_sample_arguments` tells, and `at_samples` returns the one that it is for some.
+each of them: `has_per_sample_arguments` tells, and `select_samples` returns the one that it is for some.
 """
 
 from collections.abc import Callable, Iterator
@@ -123,7 +123,7 @@ def _in_place_of(embedding: nn.Module, x: Tensor) -> Iterator[None]:
         handle.remove()
 
 
-def at_samples(network: Network, index: Tensor) -> Network:
+def select_samples(network: Network, index: Tensor) -> Network:
     """Return the network as it is for some samples, where it holds something fixed for each."""
     if not has_per_sample_arguments(network):
         return network

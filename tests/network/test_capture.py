@@ -14,8 +14,8 @@ from lightning_effcx.network.observe import observing
 from lightning_effcx.network.views import (
     Called,
     View,
-    at_samples,
     has_per_sample_arguments,
+    select_samples,
     with_own_embedding,
 )
 from lightning_effcx.tracing.units import find_sites
@@ -122,10 +122,10 @@ def test_the_rest_is_held_fixed_for_each_sample():
     assert torch.equal(x, X)
     assert has_per_sample_arguments(network)
     assert_close(outputs, module.left(X) * mask[:, None] + 9)
-    third = at_samples(network, torch.tensor([2]))
+    third = select_samples(network, torch.tensor([2]))
     assert not has_per_sample_arguments(third)
     assert_close(third(x), module.left(X) * 2 + 9)
-    some = at_samples(network, torch.tensor([3, 1]))
+    some = select_samples(network, torch.tensor([3, 1]))
     assert_close(some(x[[3, 1]]), outputs[[3, 1]])
 
 
@@ -263,11 +263,11 @@ def test_a_call_that_was_heard_in_inference_mode_can_be_differentiated():
 
 def test_a_network_without_anything_fixed_is_the_same_for_all_samples():
     module = nn.Linear(3, 2)
-    assert at_samples(module, Y) is module
+    assert select_samples(module, Y) is module
     assert with_own_embedding(module) is module
     assert not has_per_sample_arguments(module)
     network = Called(module, call(X), ((0, 0),))
-    assert at_samples(network, Y) is network
+    assert select_samples(network, Y) is network
 
 
 class Writing(nn.Module):
@@ -436,5 +436,5 @@ def test_what_is_held_fixed_can_be_viewed_as_in_a_real_call():
     call = Call.of("", (torch.randn(6, 4), labels), {}, 6)
     with observing(module):
         network, x, _ = capture_network(module, call)[:3]
-        one = at_samples(network, torch.tensor([2]))
+        one = select_samples(network, torch.tensor([2]))
         assert transitions(one, torch.stack([x[2], -x[2], x[2]])[None]).tolist() == [8]
