@@ -41,7 +41,7 @@ from lightning_effcx.network import (
     capture_network,
     check_finite,
     is_target,
-    listed,
+    join_words,
 )
 from lightning_effcx.options import check_count, check_kind, check_seed, check_switch, refusal
 from lightning_effcx.tags import Tag, check_name, of_key, renewed, slashed
@@ -381,7 +381,7 @@ class ComplexityMonitor(Callback):
                 said += f" The batch is {self._probe.seen}."
             if "batch=lambda" not in said:
                 names = [f"network={name!r}" for name in self._probe.names[:_SHOWN]]
-                such = f" such as {listed(names, 'or')}," if names else ""
+                such = f" such as {join_words(names, 'or')}," if names else ""
                 said += (
                     " Say what the input is with batch=, such as ComplexityMonitor(batch=lambda "
                     "batch: (batch['x'], batch['y'])), and what the network is with network=, a "

@@ -10,7 +10,7 @@ from lightning_effcx.network.inputs import (
     find_input,
     is_target,
 )
-from lightning_effcx.network.naming import listed
+from lightning_effcx.network.naming import join_words
 from lightning_effcx.network.nested import mapped, parts, structure
 from lightning_effcx.network.observe import (
     Network,
@@ -50,7 +50,7 @@ __all__ = [
     "has_per_sample_arguments",
     "in_precision",
     "is_target",
-    "listed",
+    "join_words",
     "mapped",
     "observing",
     "owner_of",

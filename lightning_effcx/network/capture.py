@@ -22,7 +22,7 @@ from lightning_effcx.network.calls import Call, within
 from lightning_effcx.network.description import announced
 from lightning_effcx.network.embeddings import embedded
 from lightning_effcx.network.inputs import ChooseNetwork
-from lightning_effcx.network.naming import listed, name
+from lightning_effcx.network.naming import join_words, name
 from lightning_effcx.network.nested import Place, structure
 from lightning_effcx.network.observe import Network
 from lightning_effcx.network.outputs import ChooseOutput, check_apart, output_place
@@ -172,7 +172,7 @@ def _whole_numbers(part: nn.Module, call: Call) -> Place:
     numbers = [place for place, t in full.items() if t.dtype not in {torch.uint8, torch.bool}]
     found = pixels or numbers or [*full]
     if len(found) > 1 or found[0] not in call.varying:
-        shown = listed([f"`{name(part, call.given, place)}`" for place in full])
+        shown = join_words([f"`{name(part, call.given, place)}`" for place in full])
         raise _UnclearError(
             f"no input was found: among {shown} there is no floating-point tensor with a row for "
             f"each of the {call.total} samples, and no embedding that returns one"

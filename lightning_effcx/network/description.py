@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_effcx.network.calls import Call
-from lightning_effcx.network.naming import listed, name
+from lightning_effcx.network.naming import join_words, name
 from lightning_effcx.network.nested import Place, at, structure
 from lightning_effcx.network.outputs import output_name
 from lightning_effcx.network.views import Called, View
@@ -47,7 +47,7 @@ def _inputs(call: Call, network: View, x: Tensor) -> str:
         return f"{call.origin or f'`{name(network, call.given, place)}`'}: {structure(given)}"
     if network.inputs:
         tensors = call.tensors()
-        return listed(
+        return join_words(
             [f"{_name(network, call, p)}: {structure(tensors[p])}" for p in network.inputs]
         )
     if network.tokens is None:
@@ -71,7 +71,7 @@ def _held(call: Call, network: View) -> str:
     words = [_name(network, call, place) for place in held[:_SHOWN]]
     if len(held) > _SHOWN:
         words.append(f"{len(held) - _SHOWN} more")
-    return listed(words) if words else ""
+    return join_words(words) if words else ""
 
 
 def _name(network: Called, call: Call, place: Place) -> str:

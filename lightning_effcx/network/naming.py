@@ -37,11 +37,11 @@ def spelled(root: str, value: Any, place: Place) -> str:
     return root
 
 
-def listed(words: Sequence[str], last: str = "and") -> str:
+def join_words(words: Sequence[str], last: str = "and") -> str:
     """Join words as in a sentence.
 
     Example:
-        >>> listed(["a", "b", "c"])
+        >>> join_words(["a", "b", "c"])
         'a, b and c'
     """
     *before, end = words

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from lightning_effcx.network.naming import listed, spelled
+from lightning_effcx.network.naming import join_words, spelled
 from lightning_effcx.network.nested import Place, at, leaves, parts, structure
 from lightning_effcx.network.views import View, matrix, select_samples
 
@@ -97,7 +97,7 @@ def _random(place: Place, raw: Any, again: Any, samples: int) -> str:
     return (
         f"the network's outputs {f'`{name}` ' if name else ''}are random: evaluated twice at the "
         "same samples, they differ"
-        + (f"; choose others with {listed(steady, 'or')}, which are not" if steady else "")
+        + (f"; choose others with {join_words(steady, 'or')}, which are not" if steady else "")
     )
 
 

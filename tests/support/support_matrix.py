@@ -24,12 +24,12 @@ def matrix(found: Mapping[str, Training]) -> str:
     rows = together({name: tuple(m in found[name].values for m in metrics()) for name in NETWORKS})
     columns = together({m: tuple(m in found[name].values for name in NETWORKS) for m in metrics()})
     lines = [
-        cells(["network", *(listed(map(class_of, same)) for same in columns)]),
+        cells(["network", *(join_words(map(class_of, same)) for same in columns)]),
         cells(["---", *(":---:" for _ in columns)]),
     ]
     for names in rows:
         marks = ("yes" if same[0] in found[names[0]].values else "no" for same in columns)
-        lines.append(cells([listed(names), *marks]))
+        lines.append(cells([join_words(names), *marks]))
     return "".join(lines)
 
 
@@ -47,7 +47,7 @@ def class_of(measure: str) -> str:
     return f'`{name}(of="probabilities")`' if measure.endswith("probabilities") else f"`{name}`"
 
 
-def listed(names: Iterable[str]) -> str:
+def join_words(names: Iterable[str]) -> str:
     return "<br>".join(names)
 
 
