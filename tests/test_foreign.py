@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from lightning_effcx.functional import jacobian_norm
 from lightning_effcx.network.capture import capture_network
-from lightning_effcx.network.nested import mapped
+from lightning_effcx.network.nested import map_tensors
 from lightning_effcx.network.observe import observing
 from lightning_effcx.network.recorder import Recorder
 from lightning_effcx.network.views import select_samples
@@ -43,7 +43,7 @@ def norm(case: Case, row: int) -> Tensor:
         alone.append(out.detach().clone().requires_grad_())
         return alone[0]
 
-    args, kwargs = mapped((case.args, case.kwargs), cut)
+    args, kwargs = map_tensors((case.args, case.kwargs), cut)
     with ExitStack() as stack:
         if case.embedding:
             embedding = case.module.get_submodule(case.embedding)

@@ -11,7 +11,7 @@ from torchmetrics import Metric
 from lightning_effcx.callbacks.distributed import rank, share_errors, world
 from lightning_effcx.metrics.base import NetworkMetric
 from lightning_effcx.metrics.shard import Shard
-from lightning_effcx.network import Network, mapped
+from lightning_effcx.network import Network, map_tensors
 from lightning_effcx.tags import check_name, dotted
 
 
@@ -98,7 +98,7 @@ def measure(metric: Metric, network: Network, x: Tensor, y: Tensor | None) -> di
         if shared and rank() > 0:
             return {}
         for state in others if shared else ():
-            metric.merge_state(mapped(state, lambda _, tensor: tensor.to(metric.device)))
+            metric.merge_state(map_tensors(state, lambda _, tensor: tensor.to(metric.device)))
         return _by_ending(metric)
 
     with torch.inference_mode(False):  # a state made in inference mode could not be added to later

@@ -11,7 +11,7 @@ from lightning_effcx.network.inputs import (
     is_target,
 )
 from lightning_effcx.network.naming import join_words
-from lightning_effcx.network.nested import mapped, parts, structure
+from lightning_effcx.network.nested import map_tensors, parts, structure
 from lightning_effcx.network.observe import (
     Network,
     check_finite,
@@ -51,7 +51,7 @@ __all__ = [
     "in_precision",
     "is_target",
     "join_words",
-    "mapped",
+    "map_tensors",
     "observing",
     "owner_of",
     "parts",

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from lightning_effcx.network.nested import Place, at, leaves, mapped
+from lightning_effcx.network.nested import Place, at, leaves, map_tensors
 
 Given: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments."""
@@ -72,7 +72,7 @@ class Call:
             tensor = tensor.detach()
             return (tensor[:most] if place in varying else tensor).clone()
 
-        return cls(part, mapped((args, kwargs), kept), min(n, most), n, varying)
+        return cls(part, map_tensors((args, kwargs), kept), min(n, most), n, varying)
 
     def is_of_one_argument(self) -> bool:
         """Tell whether there was nothing but one positional argument, a tensor."""
@@ -89,7 +89,7 @@ class Call:
 
     def replaced(self, tensors: Mapping[Place, Tensor], samples: int | None = None) -> Self:
         """Return the same call with other tensors at some places."""
-        given = mapped(self.given, tensors.get)
+        given = map_tensors(self.given, tensors.get)
         return replace(self, given=given, samples=self.samples if samples is None else samples)
 
     def beside(self, x: Tensor) -> Self:
@@ -99,7 +99,7 @@ class Call:
         """
         if x.device.type != "cpu":
             return self
-        return replace(self, given=mapped(self.given, lambda _, tensor: tensor.cpu()))
+        return replace(self, given=map_tensors(self.given, lambda _, tensor: tensor.cpu()))
 
     def copied(self) -> Self:
         """Return the same call with copies of all tensors.
@@ -132,7 +132,7 @@ class Call:
 
 def copied(given: Given) -> Given:
     """Copy all tensors among some arguments."""
-    copies: Given = mapped(given, lambda _, tensor: tensor.detach().clone())
+    copies: Given = map_tensors(given, lambda _, tensor: tensor.detach().clone())
     return copies
 
 

@@ -42,11 +42,11 @@ def leaves(value: Any, place: Place = ()) -> Iterator[tuple[Place, Tensor]]:
         yield from leaves(part, (*place, key))
 
 
-def mapped(value: Any, change: Callable[[Place, Tensor], Any], place: Place = ()) -> Any:
+def map_tensors(value: Any, change: Callable[[Place, Tensor], Any], place: Place = ()) -> Any:
     """Return the same structure with every tensor changed; what holds none is returned itself."""
     if isinstance(value, Tensor):
         return change(place, value)
-    new = {key: mapped(part, change, (*place, key)) for key, part in parts(value).items()}
+    new = {key: map_tensors(part, change, (*place, key)) for key, part in parts(value).items()}
     if all(new[key] is part for key, part in parts(value).items()):
         return value
     match value:

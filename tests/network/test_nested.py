@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from lightning_effcx.network.nested import at, leaves, mapped, structure
+from lightning_effcx.network.nested import at, leaves, map_tensors, structure
 
 X, Y = torch.randn(4, 3), torch.arange(4)
 
@@ -52,7 +52,7 @@ def test_tensors_are_found_in_their_places(name):
 def test_what_is_mapped_is_of_the_same_type_and_leaves_the_first_alone(name):
     value, places = STRUCTURES[name]
     before = [tensor.clone() for _, tensor in leaves(value)]
-    doubled = mapped(value, lambda _, tensor: 2 * tensor)
+    doubled = map_tensors(value, lambda _, tensor: 2 * tensor)
     assert type(doubled) is type(value)
     for (place, tensor), old in zip(leaves(doubled), before, strict=True):
         assert place in places
@@ -63,7 +63,7 @@ def test_what_is_mapped_is_of_the_same_type_and_leaves_the_first_alone(name):
 
 def test_what_holds_no_tensor_is_returned_itself():
     value = {"a": [1, object()]}
-    assert mapped(value, lambda _, tensor: 2 * tensor) is value
+    assert map_tensors(value, lambda _, tensor: 2 * tensor) is value
 
 
 DESCRIBED = {
