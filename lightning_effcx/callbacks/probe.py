@@ -13,9 +13,9 @@ from lightning_effcx.network import (
     ChooseNetwork,
     Recorder,
     choose_input,
+    describe,
     find_input,
     parts,
-    structure,
 )
 
 Stage: TypeAlias = Literal["sanity", "validation", "training"]
@@ -92,7 +92,7 @@ class Probe:
         if missing <= 0:
             return
         try:
-            self.seen = self.seen or structure(batch)
+            self.seen = self.seen or describe(batch)
             if call is None and failure is not None:
                 raise failure  # noqa: TRY301 as all that goes wrong here
             if self.batch is not None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_effcx.network import structure
+from lightning_effcx.network import describe
 
 
 def check_samples(network: Any, x: Any, y: Any = None, *, moves: bool = False) -> None:
@@ -19,12 +19,12 @@ def check_samples(network: Any, x: Any, y: Any = None, *, moves: bool = False) -
     _check_network(network, x)
     _check_tensor("x", x)
     if not x.dim():
-        raise ValueError(f"x is {structure(x)}: expected samples of shape (n, ...).")
+        raise ValueError(f"x is {describe(x)}: expected samples of shape (n, ...).")
     if not len(x):
         raise ValueError("x has no samples, expected at least one sample.")
     if moves and not x.is_floating_point():
         raise TypeError(
-            f"x is {structure(x)}, but this measure moves the input: expected floating-point "
+            f"x is {describe(x)}, but this measure moves the input: expected floating-point "
             "samples, such as x.float(); or for tokens, what their embedding returns."
         )
     if y is None:
@@ -32,7 +32,7 @@ def check_samples(network: Any, x: Any, y: Any = None, *, moves: bool = False) -
     _check_tensor("y", y)
     if not y.dim() or len(y) != len(x):
         raise ValueError(
-            f"x is {structure(x)} and y is {structure(y)}: expected a target for each of the "
+            f"x is {describe(x)} and y is {describe(y)}: expected a target for each of the "
             f"{len(x)} samples."
         )
 
@@ -43,7 +43,7 @@ def check_paths(network: Any, path: Any) -> None:
     _check_tensor("path", path)
     if path.dim() < 2 or not all(path.shape[:2]) or not path.is_floating_point():  # noqa: PLR2004 (s, p)
         raise ValueError(
-            f"path is {structure(path)}: expected one or more floating-point paths, of shape "
+            f"path is {describe(path)}: expected one or more floating-point paths, of shape "
             "(s, p, ...), such as paths.segment(a, b, points=2)."
         )
 
@@ -51,7 +51,7 @@ def check_paths(network: Any, path: Any) -> None:
 def _check_network(network: Any, x: Any) -> None:
     if isinstance(network, Tensor) and callable(x):
         raise TypeError(
-            f"the network is {structure(network)} and the samples are a {type(x).__name__}: "
+            f"the network is {describe(network)} and the samples are a {type(x).__name__}: "
             "expected the network first, then the samples."
         )
     if isinstance(network, type):
@@ -61,7 +61,7 @@ def _check_network(network: Any, x: Any) -> None:
         )
     if not callable(network):
         raise TypeError(
-            f"the network is {structure(network)}: expected a callable that maps (n, ...) to "
+            f"the network is {describe(network)}: expected a callable that maps (n, ...) to "
             "(n, k), such as a torch.nn.Module."
         )
 

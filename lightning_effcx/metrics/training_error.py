@@ -23,10 +23,10 @@ from lightning_effcx.metrics.emc import check_epsilon, is_fitted
 from lightning_effcx.network import (
     Network,
     check_finite,
+    describe,
     evaluate,
     has_per_sample_arguments,
     observing,
-    structure,
     to_precision,
 )
 from lightning_effcx.options import check_count, check_number, check_seed
@@ -157,7 +157,7 @@ def _samples(
 ) -> tuple[Tensor, Tensor]:
     """Return the inputs `(n, ...)` and classes `(n,)` of so many samples, in order."""
     if isinstance(data, tuple) and [isinstance(part, Tensor) for part in data] != [True, True]:
-        raise TypeError(f"data is {structure(data)}: expected two tensors (x, y), or a dataset.")
+        raise TypeError(f"data is {describe(data)}: expected two tensors (x, y), or a dataset.")
     try:
         total = len(data[0] if isinstance(data, tuple) else data)  # type: ignore[arg-type]
     except TypeError:
@@ -184,7 +184,7 @@ def _samples(
     exact = to_precision(y, torch.float64)
     if y.numel() != len(y) or not torch.equal(exact, exact.round()):
         raise ValueError(
-            f"the labels are {structure(y)}: expected the whole number of a class for each sample; "
+            f"the labels are {describe(y)}: expected the whole number of a class for each sample; "
             "values that are no classes have no such error."
         )
     return x, y.flatten().long()
@@ -197,7 +197,7 @@ def _read(dataset: Dataset[Any], chosen: list[int]) -> tuple[Tensor, Tensor]:
         again = [dataset[i] for i in chosen[:_READ_TWICE]]
     item = items[0]
     if not isinstance(item, (tuple, list)) or len(item) != 2:  # noqa: PLR2004 x and y
-        raise ValueError(f"the dataset's items are {structure(item)}: expected pairs (x, y).")
+        raise ValueError(f"the dataset's items are {describe(item)}: expected pairs (x, y).")
     x, y = _together(items)
     for first, second in zip((x, y), _together(again), strict=True):
         if not torch.equal(first[: len(second)], second):
@@ -215,6 +215,6 @@ def _together(items: list[Any]) -> tuple[Tensor, Tensor]:
     except (RuntimeError, TypeError):  # shapes that differ, images that are no tensors
         pass
     raise ValueError(
-        f"the dataset's items, such as {structure(items[0])}, do not make tensors (n, ...) and "
+        f"the dataset's items, such as {describe(items[0])}, do not make tensors (n, ...) and "
         "(n,): expected tensors or numbers of one shape."
     )

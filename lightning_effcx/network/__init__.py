@@ -11,7 +11,7 @@ from lightning_effcx.network.inputs import (
     is_target,
 )
 from lightning_effcx.network.naming import join_words
-from lightning_effcx.network.nested import map_tensors, parts, structure
+from lightning_effcx.network.nested import describe, map_tensors, parts
 from lightning_effcx.network.observe import (
     Network,
     check_finite,
@@ -44,6 +44,7 @@ __all__ = [
     "capture_network",
     "check_finite",
     "choose_input",
+    "describe",
     "differentiating",
     "evaluate",
     "find_input",
@@ -59,7 +60,6 @@ __all__ = [
     "replacing_tensors",
     "select_samples",
     "state_of",
-    "structure",
     "to_precision",
     "with_own_embedding",
 ]

@@ -23,7 +23,7 @@ from lightning_effcx.network.description import announced
 from lightning_effcx.network.embeddings import embedded
 from lightning_effcx.network.inputs import ChooseNetwork
 from lightning_effcx.network.naming import join_words, name
-from lightning_effcx.network.nested import Place, structure
+from lightning_effcx.network.nested import Place, describe
 from lightning_effcx.network.observe import Network
 from lightning_effcx.network.outputs import ChooseOutput, check_apart, output_place
 from lightning_effcx.network.state.unrestorable import UnrestorableError
@@ -87,7 +87,7 @@ def _evaluated(
     except (UnrestorableError, _UnclearError):
         raise
     except Exception as error:
-        shapes = ", ".join(structure(t) for t in call.tensors().values())
+        shapes = ", ".join(describe(t) for t in call.tensors().values())
         why = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         origin = f"{call.origin}: " if call.origin else ""
         taken = f"; {call.why}" if call.why else ""
@@ -183,7 +183,7 @@ def _whole_numbers(part: nn.Module, call: Call) -> Place:
 def _check_real(x: Tensor) -> None:
     if x.is_complex():
         raise ValueError(
-            f"the input is {structure(x)}, expected real numbers: return them with batch=, as by "
+            f"the input is {describe(x)}, expected real numbers: return them with batch=, as by "
             "torch.view_as_real, and join them with network=, as by torch.view_as_complex"
         )
 

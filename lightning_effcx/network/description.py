@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from lightning_effcx.network.calls import Call
 from lightning_effcx.network.naming import join_words, name
-from lightning_effcx.network.nested import Place, at, structure
+from lightning_effcx.network.nested import Place, at, describe
 from lightning_effcx.network.outputs import output_name
 from lightning_effcx.network.views import Called, View
 
@@ -44,16 +44,16 @@ def announced(  # noqa: PLR0913, PLR0917 all that it is about
 def _inputs(call: Call, network: View, x: Tensor) -> str:
     if call.origin or not isinstance(network, Called):
         place, given = next(iter(call.of_samples().items()))
-        return f"{call.origin or f'`{name(network, call.given, place)}`'}: {structure(given)}"
+        return f"{call.origin or f'`{name(network, call.given, place)}`'}: {describe(given)}"
     if network.inputs:
         tensors = call.tensors()
         return join_words(
-            [f"{_name(network, call, p)}: {structure(tensors[p])}" for p in network.inputs]
+            [f"{_name(network, call, p)}: {describe(tensors[p])}" for p in network.inputs]
         )
     if network.tokens is None:
-        return f"what its embedding `{network.embedding}` returns: {structure(x)}"
+        return f"what its embedding `{network.embedding}` returns: {describe(x)}"
     tokens = _name(network, call, network.tokens)
-    return f"{tokens} embedded by `{network.embedding}`: {structure(x)}"
+    return f"{tokens} embedded by `{network.embedding}`: {describe(x)}"
 
 
 def _outputs(network: View, raw: Any) -> str:

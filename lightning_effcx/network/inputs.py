@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_effcx.network.calls import Call
 from lightning_effcx.network.naming import spelled
-from lightning_effcx.network.nested import Place, leaves, parts, structure
+from lightning_effcx.network.nested import Place, describe, leaves, parts
 from lightning_effcx.network.unsupported_inputs import inseparable
 from lightning_effcx.targets import are_classes
 
@@ -94,10 +94,10 @@ def choose_input(batch: Any, choose: ChooseInput, choice: ChooseNetwork | None) 
     x, y = found if isinstance(found, (tuple, list)) and len(found) == 2 else (found, None)  # noqa: PLR2004
     kind = inseparable(x, ())
     if kind is not None:
-        raise kind.refusal(f"batch=... returned {structure(x)}")
+        raise kind.refusal(f"batch=... returned {describe(x)}")
     if not isinstance(x, Tensor) or not x.dim() or not x.numel():
         raise ValueError(
-            f"no input was found: batch=... returned {structure(found)}, expected a tensor "
+            f"no input was found: batch=... returned {describe(found)}, expected a tensor "
             "(n, ...), or that and the target"
         )
     target = Target(y, "what batch= returns") if is_target(y, len(x)) else Target(None, "")
@@ -110,7 +110,7 @@ def _first_of(batch: Any, choice: ChooseNetwork | None) -> Call:
     place, x = next(((place, x) for place, x in found if x.numel()), ((), None))
     kind = inseparable(batch) if x is None else inseparable(batch, place)
     if kind is not None:
-        raise kind.refusal(f"the batch is {structure(batch)}")
+        raise kind.refusal(f"the batch is {describe(batch)}")
     if x is None:
         raise ValueError(
             "no input was found: no call with tensors was heard, nor does the "

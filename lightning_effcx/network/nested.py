@@ -70,12 +70,12 @@ def at(value: Any, place: Place) -> Any:
     return value
 
 
-def structure(value: Any) -> str:
+def describe(value: Any) -> str:
     """Describe what a batch is made of, in one line.
 
     Example:
         >>> import torch
-        >>> structure({"image": torch.zeros(2, 3), "names": ["a", "b"]})
+        >>> describe({"image": torch.zeros(2, 3), "names": ["a", "b"]})
         "{'image': float32 (2, 3), 'names': [str, str]}"
     """
     name = type(value).__name__
@@ -84,12 +84,12 @@ def structure(value: Any) -> str:
         sparse = "" if value.layout == torch.strided or value.is_nested else "sparse "
         return f"{str(value.dtype).removeprefix('torch.')} {sparse}{shape}"
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key!r}: {structure(part)}" for key, part in value.items()) + "}"
+        return "{" + ", ".join(f"{key!r}: {describe(part)}" for key, part in value.items()) + "}"
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
-        items = [structure(part) for part in value[:_SHOWN]] + ["..."] * (len(value) > _SHOWN)
+        items = [describe(part) for part in value[:_SHOWN]] + ["..."] * (len(value) > _SHOWN)
         return "[" + ", ".join(items) + "]"
     inside = {key: part for key, part in _inside(value).items() if not key.startswith("_")}
-    shown = ", ".join(f"{key}={structure(part)}" for key, part in inside.items())
+    shown = ", ".join(f"{key}={describe(part)}" for key, part in inside.items())
     return f"{name}({shown})" if shown else name
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_effcx.network.naming import join_words, spelled
-from lightning_effcx.network.nested import Place, at, leaves, parts, structure
+from lightning_effcx.network.nested import Place, at, describe, leaves, parts
 from lightning_effcx.network.views import View, matrix, select_samples
 
 ChooseOutput: TypeAlias = str | int
@@ -28,12 +28,12 @@ def output_place(raw: Any, samples: int, choice: ChooseOutput | None) -> Place:
     start: Place = () if choice is None else (choice,)
     if choice is not None and choice not in parts(raw):
         raise ValueError(
-            f"output={choice!r}: the network returned {structure(raw)}, which has no such part"
+            f"output={choice!r}: the network returned {describe(raw)}, which has no such part"
         )
     place = next(_places(raw, samples, start), None)
     if place is None:
         raise ValueError(
-            f"the network returned {structure(raw)} for {samples} samples, expected a "
+            f"the network returned {describe(raw)} for {samples} samples, expected a "
             f"floating-point tensor ({samples}, ...), or a structure with one"
         )
     return place

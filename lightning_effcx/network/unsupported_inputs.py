@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from lightning_effcx.network.nested import Place, at, parts, structure
+from lightning_effcx.network.nested import Place, at, describe, parts
 
 _EDGES = ("edge_index", "adj_t", "edge_types")  # what graphs have, whoever made their class
 _IMAGE = 3  # dimensions of one image, and how many colours it has
@@ -103,7 +103,7 @@ def unknown(error: Exception) -> Whole:
 
 def shown(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     """Describe the arguments of a call, in one line."""
-    return ", ".join(map(structure, [*args, *kwargs.values()]))
+    return ", ".join(map(describe, [*args, *kwargs.values()]))
 
 
 def _kind(value: Any) -> Whole | None:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from lightning_effcx.network.nested import at, leaves, map_tensors, structure
+from lightning_effcx.network.nested import at, describe, leaves, map_tensors
 
 X, Y = torch.randn(4, 3), torch.arange(4)
 
@@ -90,4 +90,4 @@ DESCRIBED = {
 @pytest.mark.parametrize("name", DESCRIBED)
 def test_a_structure_is_described_in_one_line(name):
     value, expected = DESCRIBED[name]
-    assert structure(value) == expected
+    assert describe(value) == expected
