@@ -17,9 +17,9 @@ from lightning_effcx.network.observe import (
     check_finite,
     differentiating,
     evaluate,
+    keeping_random_states,
     observing,
     owner_of,
-    random_states_kept,
 )
 from lightning_effcx.network.precision import in_precision, to_precision
 from lightning_effcx.network.recorder import Recorder
@@ -52,11 +52,11 @@ __all__ = [
     "in_precision",
     "is_target",
     "join_words",
+    "keeping_random_states",
     "map_tensors",
     "observing",
     "owner_of",
     "parts",
-    "random_states_kept",
     "replacing_tensors",
     "select_samples",
     "state_of",

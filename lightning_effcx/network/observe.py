@@ -105,7 +105,7 @@ def observing(network: Network, *beside: Any) -> Iterator[None]:
             stack.enter_context(whole(list(owner.modules())))
             modules = stack.enter_context(keeping_state(owner, *beside))
         stack.enter_context(
-            random_states_kept({p.device for m in modules for p in m.parameters(False)})
+            keeping_random_states({p.device for m in modules for p in m.parameters(False)})
         )
         if any(isinstance(module, nn.RNNBase) for module in modules):
             stack.enter_context(_without_mkldnn())
@@ -121,7 +121,7 @@ def observing(network: Network, *beside: Any) -> Iterator[None]:
 
 
 @contextmanager
-def random_states_kept(devices: Iterable[torch.device]) -> Iterator[None]:
+def keeping_random_states(devices: Iterable[torch.device]) -> Iterator[None]:
     """Restore the global random states of Python, numpy and torch, on the CPU and on `devices`."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 the user's global state
     try:

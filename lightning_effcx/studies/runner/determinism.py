@@ -18,7 +18,7 @@ from typing import Self
 import numpy as np
 import torch
 
-from lightning_effcx.network import random_states_kept
+from lightning_effcx.network import keeping_random_states
 
 _TRAINING = threading.RLock()  # held by the thread that trains
 
@@ -56,7 +56,7 @@ class TorchSettings:
         devices = [torch.device("cuda", i) for i in range(torch.cuda.device_count() if used else 0)]
         with (
             _TRAINING,
-            random_states_kept(devices),
+            keeping_random_states(devices),
             torch.inference_mode(False),
             torch.enable_grad(),
         ):
