@@ -120,13 +120,14 @@ def lann_complexity(  # noqa: PLR0913 each is one thing that users may choose
     check_count("chunk", chunk, of=" row")
     with torch.no_grad(), differentiating(), as_one(network):
         x = x.clone() if x.is_inference() else x
-        found = find_layers(network, x, share_positions=share_positions, chunk=chunk)
-        curves = [layer for layer in found.values() if layer.apply is not None]
-        if not curves:
-            raise _without_curves(found)
+        layers, samples = find_layers(network, x, share_positions=share_positions, chunk=chunk)
+        if not samples:
+            raise _without_curves(layers)
         weights = _weights(network, x, error, chunk)
+        curves = [layers[name] for name in samples]
+        # pop() frees the samples of a layer once they are sorted.
         greedy = GreedyOrder(
-            [layer.approximated(weights.get(layer.name), candidates) for layer in curves]
+            [samples.pop(c.name).approximate(weights.get(c.name), candidates) for c in curves]
         )
 
         def approximate(count: int) -> Substituted:
@@ -146,13 +147,13 @@ def lann_complexity(  # noqa: PLR0913 each is one thing that users may choose
                 f"tolerance={tolerance}: allow more of either."
             )
         chosen = {c.name: t for c, t in zip(curves, greedy.choose(count), strict=True)}
-        pieces = {name: layer.pieces(chosen.get(name)) for name, layer in found.items()}
+        pieces = {name: layer.pieces(chosen.get(name)) for name, layer in layers.items()}
         per_input = sum(math.log(float(k.sum()) - len(k) + 1) for k in pieces.values())
         return LANN(
             complexity=x[0].numel() * per_input,
             complexity_per_input=per_input,
             pieces=pieces,
-            tangents={name: found[name].points(tangents) for name, tangents in chosen.items()},
+            tangents={name: layers[name].points(tangents) for name, tangents in chosen.items()},
             propagated_error=greedy.error_after(count) if weights else None,
             measured_error=measured(count),
             network=approximate(count),

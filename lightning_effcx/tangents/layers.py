@@ -1,98 +1,111 @@
-"""Layers: the units of each site of a network, ready to be approximated by tangents."""
+"""The units of each site of a network, and the pre-activations that tangents are chosen for."""
 
 import math
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lightning_effcx.network import Network, to_precision
 from lightning_effcx.tangents.approximation import Approximation
-from lightning_effcx.tangents.curves import analyse_curve
+from lightning_effcx.tangents.curves import ActivationCurve, analyse_curve
 from lightning_effcx.tangents.piecewise_linear import PiecewiseLinear, Tangents, join_tangents
 from lightning_effcx.tracing import Site, listen
 
-_IMAGES = 3  # dimensions, from which on there are channels and positions
+_IMAGES = 3  # from so many dimensions on, a tensor has channels and positions
 
 
+@dataclass(frozen=True)
 class Layer:
-    """The units of one site: what they are, and for a curve their samples.
+    """The units of one site.
 
     Attributes:
-        name: The site.
-        units: How many there are.
-        own: How many linear pieces each has by itself; 1 for a curve.
-        positions: How many units that follow each other share their tangents.
-        apply: For a curve, the activation.
+        name: The name of the site.
+        units: The number of units.
+        own: How many linear pieces a unit has without tangents; 1 for a curve.
+        positions: How many neighbouring units share their tangents.
     """
 
-    def __init__(self, site: Site, *, share_positions: bool) -> None:
-        if site.kind == "other" or (site.kind == "curve" and site.apply is None):
-            raise ValueError(
-                f"site {site.name!r} ({site.operation}) is no activation of one pre-activation "
-                "that is the same for all units, so tangents do not approximate it: make an "
-                "activation of several operations a module of its own, or measure "
-                "trajectory_length or jacobian_norm instead."
-            )
-        self.name = site.name
-        self.operation = site.operation
-        self.units = site.z.shape[1] if site.choice is None else site.choice.shape[1]
-        self.own = site.elements or 1 + sum(map(math.isfinite, site.kinks))
-        self.apply = site.apply
-        shape = site.output.shape
-        shares = share_positions and len(shape) >= _IMAGES and shape[0] == site.samples
-        self.positions = math.prod(shape[2:]) if shares else 1
-        self._z: list[Tensor] = []
-
-    def add(self, site: Site) -> None:
-        """Keep the pre-activations of some more samples."""
-        self._z.append(to_precision(site.z.detach(), torch.float64))
-
-    def approximated(self, weight: Tensor | None, candidates: int) -> Approximation:
-        """Approximate its curve, each unit's error counting by its weight, `(u,)`."""
-        assert self.apply is not None  # noqa: S101 it is a curve
-        z, self._z = torch.cat(self._z), []
-        samples, channels = len(z), self.units // self.positions
-        found = analyse_curve(self.apply, float(z.min()), float(z.max()), like=z)
-        self._check(z, found.turns, found.tangents)
-        weight = torch.ones_like(z[0]) if weight is None else weight.to(z)
-        weight = (weight / samples).reshape(channels, 1, self.positions)
-        z = z.reshape(samples, channels, self.positions).transpose(0, 1)
-        if self.positions > 1:
-            weight = weight.expand_as(z)
-        return Approximation(found, z.flatten(1), weight.flatten(1), candidates)
+    name: str
+    units: int
+    own: int
+    positions: int
 
     def pieces(self, tangents: Tangents | None) -> Tensor:
-        """Count the pieces of each unit, `(u,)`."""
+        """Count the pieces of each unit, `(u,)`; only units with curves have tangents."""
         if tangents is None:
             return torch.full((self.units,), self.own)
-        counts = tangents.unit.bincount(minlength=self.units // self.positions)
-        return counts.repeat_interleave(self.positions)
+        return self._counts(tangents).repeat_interleave(self.positions)
 
     def points(self, tangents: Tangents) -> tuple[Tensor, ...]:
-        """Return where the tangents of each unit touch."""
-        counts = tangents.unit.bincount(minlength=self.units // self.positions).tolist()
-        points = tangents.point.split(counts)
+        """Return the points where the tangents of each unit touch its curve."""
+        points = tangents.point.split(self._counts(tangents).tolist())
         return tuple(p for p in points for _ in range(self.positions))
 
     def lines(self, tangents: Tangents) -> PiecewiseLinear:
-        """Return the piecewise-linear functions of its units."""
+        """Return the piecewise-linear functions of the units."""
         return join_tangents(tangents).repeat_units(self.positions)
 
-    def _check(self, z: Tensor, turns: Tensor, tangents: Any) -> None:
-        within = turns[(turns > z.min()) & (turns < z.max())]
-        for points in (z, within):
-            if not all(bool(found.isfinite().all()) for found in tangents(points)):
+    def _counts(self, tangents: Tangents) -> Tensor:
+        """Count the tangents of each unit, or of each channel whose positions share them."""
+        return tangents.unit.bincount(minlength=self.units // self.positions)
+
+
+@dataclass(frozen=True, eq=False)
+class Preactivations:
+    """The pre-activations of one site with curves, at all samples.
+
+    Attributes:
+        name: The name of the site.
+        operation: The activation's name in torch.
+        apply: The activation function.
+        z: The pre-activations, `(n, u)`, in float64.
+        positions: How many neighbouring units share their tangents.
+    """
+
+    name: str
+    operation: str
+    apply: Callable[[Tensor], Tensor]
+    z: Tensor
+    positions: int
+
+    def approximate(self, weight: Tensor | None, candidates: int) -> Approximation:
+        """Approximate the curve of each unit by tangents.
+
+        Args:
+            weight: The weight of each unit's error, `(u,)`; all units weigh 1 if it is `None`.
+            candidates: At how many of its samples a unit may have tangents.
+        """
+        samples, channels = len(self.z), self.z.shape[1] // self.positions
+        curve = analyse_curve(self.apply, float(self.z.min()), float(self.z.max()), like=self.z)
+        self._check(curve)
+        weight = torch.ones_like(self.z[0]) if weight is None else weight.to(self.z)
+        weight = (weight / samples).reshape(channels, 1, self.positions)
+        # The positions of a channel count as further samples of one unit.
+        z = self.z.reshape(samples, channels, self.positions).transpose(0, 1)
+        if self.positions > 1:
+            weight = weight.expand_as(z)
+        return Approximation(curve, z.flatten(1), weight.flatten(1), candidates)
+
+    def _check(self, curve: ActivationCurve) -> None:
+        """Refuse a curve that has no tangent at some sample or turn."""
+        within = curve.turns[(curve.turns > self.z.min()) & (curve.turns < self.z.max())]
+        for points in (self.z, within):
+            if not all(bool(found.isfinite().all()) for found in curve.tangents(points)):
                 raise ValueError(
                     f"site {self.name!r} ({self.operation}) has no finite value or slope at some "
-                    "of its pre-activations, or between them, so there is no tangent."
+                    "of its pre-activations, or between them, so it has no tangent there: pass "
+                    "samples whose pre-activations keep away from such points."
                 )
 
 
 def find_layers(
     network: Network, x: Tensor, *, share_positions: bool = False, chunk: int = 1024
-) -> dict[str, Layer]:
-    """Return the layers of a network at the samples `x`, in order of execution.
+) -> tuple[dict[str, Layer], dict[str, Preactivations]]:
+    """Return the layers of a network, and the pre-activations of the layers with curves.
+
+    Both are in order of execution, by the name of the site.
 
     Args:
         network: Maps `(n, ...)` to `(n, k)`, treating samples independently.
@@ -100,16 +113,44 @@ def find_layers(
         share_positions: Whether all positions of a channel share their tangents.
         chunk: Rows that the network evaluates at once.
     """
-    found: dict[str, Layer] = {}
+    layers: dict[str, Layer] = {}
+    curves: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {}
+    parts: dict[str, list[Tensor]] = {}
 
-    def hear(site: Site) -> None:
-        if site.name not in found:
-            found[site.name] = Layer(site, share_positions=share_positions)
-        if site.kind == "curve":
-            found[site.name].add(site)
+    def record(site: Site) -> None:
+        layers.setdefault(site.name, _describe(site, share_positions=share_positions))
+        if site.apply is not None:
+            curves.setdefault(site.name, (site.operation, site.apply))
+            z = to_precision(site.z.detach(), torch.float64)
+            parts.setdefault(site.name, []).append(z)
 
     needed: dict[str, None] = {}
     with torch.no_grad():
         for part in x.split(chunk):
-            needed |= listen(network, part.clone(), hear).sites
-    return {name: found[name] for name in needed}
+            needed |= listen(network, part.clone(), record).sites
+    return {name: layers[name] for name in needed}, {
+        name: Preactivations(
+            name, *curves[name], torch.cat(parts.pop(name)), layers[name].positions
+        )
+        for name in needed
+        if name in curves
+    }
+
+
+def _describe(site: Site, *, share_positions: bool) -> Layer:
+    """Describe the units of a site, or refuse it if tangents cannot approximate them."""
+    if site.kind == "other" or (site.kind == "curve" and site.apply is None):
+        raise ValueError(
+            f"site {site.name!r} ({site.operation}) is no activation of one pre-activation "
+            "that is the same for all units, so tangents do not approximate it: make an "
+            "activation of several operations a module of its own, or measure "
+            "trajectory_length or jacobian_norm instead."
+        )
+    shape = site.output.shape
+    has_positions = len(shape) >= _IMAGES and shape[0] == site.samples
+    return Layer(
+        name=site.name,
+        units=site.z.shape[1] if site.choice is None else site.choice.shape[1],
+        own=site.elements or 1 + sum(map(math.isfinite, site.kinks)),
+        positions=math.prod(shape[2:]) if share_positions and has_positions else 1,
+    )

@@ -402,7 +402,7 @@ def test_what_has_no_tangents_is_named(forward, site):
 
 
 def test_curves_with_poles_among_the_samples_are_refused():
-    message = r"site 'reciprocal' \(reciprocal\) has no finite value or slope at some"
+    message = r"site 'reciprocal' \(reciprocal\) has no finite value .* keep away from such points"
     with pytest.raises(ValueError, match=message):
         lann_complexity(Only(torch.reciprocal), torch.tensor([[-1.0], [2.0]]))
     assert lann_complexity(Only(torch.reciprocal), torch.rand(9, 1) + 1).complexity >= 0
