@@ -1,22 +1,27 @@
-r"""Amplification: by how much an error at a unit's output may move the outputs, to first order.
+r"""Amplification: how far an error at a unit's output can move the network's outputs.
 
-The amplification of a unit is the sum, over all paths from its output to the outputs of the
-network, of the product of the absolute weights along the path and of the mean absolute slopes of
-the units that it passes, divided by the number $c$ of outputs. Means are over samples. For fully
-connected layers $h_i = \phi(V_i h_{i-1} + b_i)$ it is the row vector
+The amplification of a unit bounds, to first order, the mean change of the outputs by an error of 1.
+It is a sum over all paths from the unit to the outputs, divided by the number $c$ of outputs. Each
+path contributes the product of the absolute weights and of the mean absolute slopes along it. Means
+are over samples. For fully connected layers $h_i = \phi(V_i h_{i-1} + b_i)$ it is the row vector
 $\frac{1}{c} 1^T |V_o| \prod_{q=L}^{i+1} \mathrm{diag}(E|\phi'(z_q)|) |V_q|$.
 
-For any graph of operations, the paths are those that back-propagation takes: one pass records the
-slopes at all samples; another, of one sample and with absolute parameters and buffers, records a
-graph, through which the derivatives go back with every operation's contribution made absolute, and
-with those of the sites replaced by the mean of what they are at the samples. Of a parametrised
-weight, such as that of a weight norm, what is absolute is its parameters; constants that are
-neither parameters nor buffers count as absolute where they stand for one unit each.
+Back-propagation follows these paths in any graph of operations:
+
+1. The network runs at all samples, with its own weights. The graph nodes of the sites are kept,
+   since they can compute the slopes.
+2. The network runs at one sample, with absolute parameters and buffers. The outputs are
+   back-propagated through this graph. Hooks make each operation's result absolute, and at a site
+   they put in the mean absolute slopes of step 1.
+
+In a parametrised weight, such as one with weight norm, the parameters become absolute, not the
+weight. A constant that is neither a parameter nor a buffer becomes absolute only if each of its
+entries belongs to one unit.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,39 +34,46 @@ def error_amplification(network: Network, x: Tensor, *, chunk: int = 1024) -> di
     """Return the amplification of each unit, `(u,)`, by the name of the site.
 
     Args:
-        network: A module, or a bound method of one, since its parameters are made absolute; maps
+        network: A module, or a bound method of one, since its parameters are made absolute. Maps
             `(n, ...)` to `(n, k)`, treating samples independently.
-        x: The samples that slopes are averaged over.
+        x: The samples over which slopes are averaged.
         chunk: Rows that the network evaluates at once.
     """
     absolute = _absolute(network)
     with differentiating(), torch.enable_grad():
-        sites, needed = _slopes(network, x, chunk)
-        found = {name: torch.zeros(0) for name in sites}
-        instead: dict[Any, Callable[..., Any]] = {}
-        names = iter(sites)  # in order, since the wrapped modules have other names
+        slopes, needed = _record_slopes(network, x, chunk)
+        arrived: list[Tensor] = []  # the amplification of each site, in order of execution
+        replaced: dict[Any, Callable[..., Any]] = {}
 
-        def hear(site: Site) -> None:
-            name = next(names, "")
-            if name not in sites:
-                raise ValueError(
-                    "the network does other things with absolute weights than with its own: use "
-                    "error='measured'."
-                )
-            found[name] = torch.zeros_like(site.output).flatten()
-            index = site.output.output_nr
+        def record(site: Site) -> None:
+            number, index = len(arrived), site.output.output_nr
+            # What no gradient reaches keeps the amplification 0.
+            arrived.append(torch.zeros_like(site.output).flatten())
 
-            def back(given: Any, arriving: Any) -> Any:
-                found[name] = arriving[index].flatten()
-                return sites[name].back(given, arriving[index], len(arriving), index)
+            def replace(given: Any, arriving: Any) -> Any:
+                arrived[number] = arriving[index].flatten()
+                return _average_back(nodes[number], given, arriving[index], len(arriving), index)
 
-            instead[site.output.grad_fn] = back
+            replaced[site.output.grad_fn] = replace
 
         one = x[:1].detach().clone().requires_grad_()
-        y = listen(absolute, one, hear).outputs
-        with _hooked(y.grad_fn, instead):
-            # All the way, as nodes that are asked from within would else answer for wanted ones.
+        y = listen(absolute, one, record).outputs
+        # Sites are matched by their order, since the function that lends the weights renames them.
+        nodes = list(slopes.values())
+        if len(arrived) != len(nodes):
+            raise ValueError(
+                f"the network runs {len(arrived)} nonlinear operations with the absolute values of "
+                f"its weights, and {len(nodes)} with its own weights, so the propagated error is "
+                "unknown: use error='measured'."
+            )
+        graph = _nodes_below(y.grad_fn)
+        for node in graph:
+            node.register_hook(replaced.get(node, _make_absolute))
+        with _gradients_kept(graph):
+            # Not torch.autograd.grad: under it, the nodes that a hook calls would compute only the
+            # gradients that grad was asked for.
             y.backward(torch.full_like(y, 1 / y.shape[1]))
+    found = dict(zip(slopes, arrived, strict=True))
     return {name: found[name] for name in needed}
 
 
@@ -70,9 +82,9 @@ def _absolute(network: Network) -> Network:
     owner = owner_of(network)
     if owner is None or isinstance(owner, torch.jit.ScriptModule):
         raise ValueError(
-            "the propagated error is about absolute weights, which a "
-            f"{type(network).__name__} does not tell: pass the torch.nn.Module, or a bound method "
-            "of it, not scripted, or use error='measured'."
+            "error='propagated' needs the weights of a torch.nn.Module, got a "
+            f"{type(network).__name__}: pass the module or a bound method of it, not scripted, or "
+            "use error='measured'."
         )
     reach = state_of(owner)
     holders = reach.containers()
@@ -86,73 +98,96 @@ def _absolute(network: Network) -> Network:
     return absolute
 
 
-class _Slopes:
-    """The derivatives of one site at the samples, as nodes of the graphs that recorded them."""
+class _Node(NamedTuple):
+    """What a graph recorded of one site: the node that computes its derivatives."""
 
-    def __init__(self) -> None:
-        self.parts: list[tuple[Any, torch.Size, int]] = []
-
-    def add(self, site: Site) -> None:
-        """Keep what a site recorded for some of the samples."""
-        node = site.output.grad_fn
-        if node is None or (site.output._is_view() and "Strided" in node.name()):  # noqa: SLF001
-            raise ValueError(
-                f"site {site.name!r} ({site.operation}) has no derivative of its own, being a "
-                "comparison, or hidden in an autograd function, or written in place into a part "
-                "of a tensor: use error='measured'."
-            )
-        self.parts.append((node, site.output.shape, site.samples))
-
-    def back(self, given: Any, arriving: Tensor, outputs: int, index: int) -> Any:
-        """Return what goes on to the inputs, on average over samples and absolute."""
-        total = [None if g is None else torch.zeros_like(g) for g in given]
-        for node, shape, samples in self.parts:
-            wanted: list[Tensor | None] = [None] * outputs
-            wanted[index] = _for_all(arriving, shape, samples)
-            for so_far, local in zip(total, _passed(node, wanted), strict=True):
-                if so_far is not None:
-                    so_far.add_(_over_samples(local.abs(), so_far.shape, samples))
-        all_ = sum(samples for _, _, samples in self.parts)
-        return tuple(None if so_far is None else so_far / all_ for so_far in total)
+    node: Any
+    shape: torch.Size
+    samples: int
 
 
-def _passed(node: Any, arriving: list[Tensor | None]) -> tuple[Any, ...]:
-    """Return what a node of a graph passes on to its inputs."""
-    if not callable(node):  # of an operator registered in Python, whose other inputs get nothing
-        return tuple(part for part in node.apply(*arriving) if part is not None)
-    passed = node(*arriving)
+def _record_slopes(
+    network: Network, x: Tensor, chunk: int
+) -> tuple[dict[str, list[_Node]], dict[str, None]]:
+    """Return the nodes of all sites, one for each chunk, and the sites that the outputs need."""
+    slopes: dict[str, list[_Node]] = {}
+    needed: dict[str, None] = {}
+
+    def record(site: Site) -> None:
+        nodes = slopes.setdefault(site.name, [])  # a refused site has its place in the order, too
+        nodes.append(_node(site))
+
+    for part in x.detach().split(chunk):
+        needed |= listen(network, part.clone().requires_grad_(), record).sites
+    return slopes, needed
+
+
+def _node(site: Site) -> _Node:
+    """Return the node of a site, or refuse a site that has no node of its own."""
+    node = site.output.grad_fn
+    if node is None or (site.output._is_view() and "Strided" in node.name()):  # noqa: SLF001
+        raise ValueError(
+            f"site {site.name!r} ({site.operation}) has no derivative of its own. It is a "
+            "comparison, or inside a torch.autograd.Function, or written in place into a part of "
+            "a tensor: use error='measured'."
+        )
+    return _Node(node, site.output.shape, site.samples)
+
+
+def _average_back(
+    nodes: Sequence[_Node], given: Any, arriving: Tensor, outputs: int, index: int
+) -> tuple[Tensor | None, ...]:
+    """Back-propagate through a site, by its mean absolute slopes.
+
+    Args:
+        nodes: The nodes of the site, which together have all samples.
+        given: What one sample back-propagates to the inputs; only the shapes count.
+        arriving: The amplification of the units.
+        outputs: How many outputs the operation has.
+        index: Which of them holds the units.
+    """
+    total = [None if g is None else torch.zeros_like(g) for g in given]
+    for node, shape, samples in nodes:
+        gradients: list[Tensor | None] = [None] * outputs
+        gradients[index] = _expand(arriving, shape, samples)
+        for so_far, local in zip(total, _call(node, gradients), strict=True):
+            if so_far is not None:
+                so_far.add_(_sum_samples(local.abs(), so_far.shape, samples))
+    count = sum(samples for _, _, samples in nodes)
+    return tuple(None if so_far is None else so_far / count for so_far in total)
+
+
+def _call(node: Any, gradients: list[Tensor | None]) -> tuple[Any, ...]:
+    """Return the gradients of a node's inputs, from the gradients of its outputs."""
+    if not callable(node):  # an operator registered in Python, whose other inputs get None
+        return tuple(part for part in node.apply(*gradients) if part is not None)
+    passed = node(*gradients)
     return passed if isinstance(passed, tuple) else (passed,)
 
 
-def _slopes(network: Network, x: Tensor, chunk: int) -> tuple[dict[str, _Slopes], dict[str, None]]:
-    """Return the slopes of all sites, and the names of those that the outputs depend on."""
-    sites: dict[str, _Slopes] = {}
-    needed: dict[str, None] = {}
+def _make_absolute(given: Any, _: Any) -> tuple[Tensor | None, ...]:
+    return tuple(None if g is None else g.abs() for g in given)
 
-    def hear(site: Site) -> None:
-        sites.setdefault(site.name, _Slopes()).add(site)
 
-    for part in x.detach().split(chunk):
-        needed |= listen(network, part.clone().requires_grad_(), hear).sites
-    return sites, needed
+def _nodes_below(end: Any) -> set[Any]:
+    """Return all nodes of the graph that ends in `end`."""
+    waiting, seen = [end], {end, None}
+    while waiting:
+        new = {following for following, _ in waiting.pop().next_functions} - seen
+        seen |= new
+        waiting += new
+    return seen - {None}
 
 
 @contextmanager
-def _hooked(end: Any, instead: dict[Any, Callable[..., Any]]) -> Iterator[None]:
-    """Make what every operation contributes on the way back absolute, or replace it."""
+def _gradients_kept(nodes: set[Any]) -> Iterator[None]:
+    """Restore the `.grad` of every leaf of a graph, since backward() adds to it.
 
-    def absolute(given: Any, _: Any) -> Any:
-        return tuple(None if g is None else g.abs() for g in given)
-
-    waiting, seen = [end], {end, None}
-    while waiting:
-        node = waiting.pop()
-        node.register_hook(instead.get(node, absolute))
-        new = {following for following, _ in node.next_functions} - seen
-        seen |= new
-        waiting += new
-    leaves = [node.variable for node in seen if hasattr(node, "variable")]
-    gradients = [leaf.grad for leaf in leaves]  # of what is no part of the module
+    The weights are lent, so the user's parameters are no leaves. But the network may use tensors
+    that belong to none of its modules.
+    """
+    leaves = [node.variable for node in nodes if hasattr(node, "variable")]
+    gradients = [leaf.grad for leaf in leaves]
     for leaf in leaves:
         leaf.grad = None
     try:
@@ -162,17 +197,18 @@ def _hooked(end: Any, instead: dict[Any, Callable[..., Any]]) -> Iterator[None]:
             leaf.grad = gradient
 
 
-def _for_all(one: Tensor, shape: torch.Size, samples: int) -> Tensor:
-    """Give all samples what one has: along the dimension in which the two shapes differ."""
-    dim = _dimension(one.shape, shape)
+def _expand(one: Tensor, shape: torch.Size, samples: int) -> Tensor:
+    """Repeat the values of one sample for all samples."""
+    dim = _sample_dimension(one.shape, shape)
     return one.unsqueeze(dim).expand(*shape[:dim], samples, *one.shape[dim:]).reshape(shape)
 
 
-def _over_samples(values: Tensor, one: torch.Size, samples: int) -> Tensor:
-    """Sum over samples, to the shape that one of them has."""
-    dim = _dimension(one, values.shape)
+def _sum_samples(values: Tensor, one: torch.Size, samples: int) -> Tensor:
+    """Sum over samples; the result has the shape of one sample."""
+    dim = _sample_dimension(one, values.shape)
     return values.reshape(*one[:dim], samples, *one[dim:]).sum(dim)
 
 
-def _dimension(one: torch.Size, all_: torch.Size) -> int:
-    return next((dim for dim, (a, b) in enumerate(zip(one, all_, strict=True)) if a != b), 0)
+def _sample_dimension(one: torch.Size, many: torch.Size) -> int:
+    """Return the dimension in which the shapes for one and for many samples differ."""
+    return next((dim for dim, (a, b) in enumerate(zip(one, many, strict=True)) if a != b), 0)

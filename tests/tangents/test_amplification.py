@@ -167,7 +167,7 @@ def test_names_are_those_of_the_units():
 
 def test_what_is_no_module_has_no_absolute_weights():
     network = mlp(2, 3, 1, activation=nn.Tanh)
-    message = r"absolute weights, which a .* does not tell: pass the torch.nn.Module.*'measured'"
+    message = r"needs the weights of a torch.nn.Module, got a .*: pass the module .*'measured'"
     for other in (lambda x: network(x) + 0, torch.jit.script(network)):
         with pytest.raises(ValueError, match=message):
             error_amplification(other, torch.randn(4, 2))
@@ -194,7 +194,8 @@ def test_a_part_that_is_written_in_place_has_no_derivative_of_its_own():
         error_amplification(Partly(), torch.randn(4, 2))
 
 
-def test_a_network_that_decides_by_its_weights_is_refused():
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_a_network_that_decides_by_its_weights_is_refused(sign):
     class Deciding(nn.Module):
         def __init__(self):
             super().__init__()
@@ -202,7 +203,9 @@ def test_a_network_that_decides_by_its_weights_is_refused():
 
         def forward(self, x):
             h = torch.tanh(self.weight * x)
-            return torch.tanh(h) if self.weight > 0 else h
+            return torch.tanh(h) if sign * self.weight > 0 else h
 
-    with pytest.raises(ValueError, match="does other things with absolute weights than with its"):
+    there, here = (1, 2) if sign < 0 else (2, 1)
+    message = f"runs {there} nonlinear operations with the absolute .* and {here} with its own"
+    with pytest.raises(ValueError, match=message):
         error_amplification(Deciding(), torch.randn(4, 2))
