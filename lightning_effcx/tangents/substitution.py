@@ -1,8 +1,8 @@
-"""Substitution: a network whose curves are replaced by broken lines, and nothing else.
+"""A network in which piecewise-linear functions replace the curves, and nothing else changes.
 
-The curves are replaced as they run, below Python, so the network itself is not changed, and however
-it is written does not matter. What comes out is piecewise linear, in operations that `pieces` can
-count on.
+A dispatch mode replaces each curve while the network runs. So the network itself stays as it is,
+and it may call its activations in any way. The result is piecewise linear, and it consists of
+operations that `pieces` knows.
 """
 
 from collections.abc import Mapping
@@ -15,19 +15,18 @@ from lightning_effcx.network import Network, differentiating, evaluate, to_preci
 from lightning_effcx.tangents.piecewise_linear import PiecewiseLinear
 from lightning_effcx.tracing import Call, Follower, Leaving, Operation, as_one, tensors
 
-_NUMBERS = 2**22  # in one tensor, at most, while two networks are compared
+_NUMBERS = 2**22  # at most so many numbers in one tensor while two networks are compared
 
 
 class Substituted:
-    """A network with broken lines in place of its curves; maps `(n, ...)` to `(n, k)`.
+    """A network with piecewise-linear functions in place of its curves.
 
-    It refers to the network, whose weights of now it takes at every call, and runs it as it is
-    called, in the mode in which it is. It records no gradients: those of the curves, which autograd
-    would take, are not its own.
+    It maps `(n, ...)` to `(n, k)`. Each call runs the network with its present weights and in its
+    present mode. No gradients are recorded, since autograd would record the curves' derivatives.
 
     Args:
         network: The network with the curves.
-        lines: What replaces the curve of each site, by its name.
+        lines: The functions that replace the curves, by the name of the site.
     """
 
     def __init__(self, network: Network, lines: Mapping[str, PiecewiseLinear]) -> None:
@@ -35,7 +34,7 @@ class Substituted:
         self.lines = lines
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Evaluate it for any number of samples."""
+        """Evaluate any number of samples."""
         with torch.no_grad(), differentiating():
             x = x.clone() if x.is_inference() else x
             follower = _Substitution(x, self.lines)
@@ -46,7 +45,7 @@ class Substituted:
 
 
 def difference(network: Network, other: Substituted, x: Tensor, chunk: int) -> float:
-    """Return the mean absolute difference of the outputs of two networks at the samples `x`."""
+    """Return the mean absolute difference of two networks' outputs at the samples `x`."""
     most = max(len(lines.knot) for lines in other.lines.values())
     total = 0.0
     with torch.no_grad():
@@ -57,7 +56,7 @@ def difference(network: Network, other: Substituted, x: Tensor, chunk: int) -> f
 
 
 class _Substitution(Follower):
-    """Puts the result of broken lines where that of a curve would be."""
+    """Runs a piecewise-linear function wherever the network would run a curve."""
 
     def __init__(self, x: Tensor, lines: Mapping[str, PiecewiseLinear]) -> None:
         super().__init__(x)
@@ -67,7 +66,7 @@ class _Substitution(Follower):
         z = operation.z
         if operation.kind != "curve":
             out = call.run()
-            # Some operators return nothing, but write; some answer a question without any tensor.
+            # In-place operators may return nothing, and some operators return a plain number.
             left = next(tensors(out, call.written()), None)
             is_number = left is None or not left.dim()
             return out, "" if is_number else self.names.name(operation.name)
@@ -82,21 +81,22 @@ class _Substitution(Follower):
         returned = call.func._schema.returns  # noqa: SLF001
         if call.is_in_place():
             return call.kwargs.get("out", call.args[0]).copy_(out), name
-        # The logarithm of the sigmoid returns what its derivative wants, too.
+        # log_sigmoid_forward also returns a buffer for its derivative, which is not needed here.
         rest = tuple(out.new_empty(0) for _ in returned[1:])
         return (out, *rest) if rest else out, name
 
     def _line(self, name: str, z: Tensor) -> Tensor:
         if name not in self.lines:
             raise ValueError(
-                f"site {name!r} was not there when the network was approximated: it must do the "
-                "same at every call."
+                f"site {name!r} did not run when the network was approximated: the network must "
+                "run the same operations at every call."
             )
         lines = self.lines[name].to(z)
         rows = z.reshape(len(z), -1)
         if rows.shape[1] != len(lines.slope):
             raise ValueError(
-                f"site {name!r} has units of shape {tuple(z.shape)}, expected {len(lines.slope)} "
-                "for each sample, which must be the first dimension."
+                f"site {name!r} has pre-activations of shape {tuple(z.shape)}, expected samples as "
+                f"the first dimension, with {len(lines.slope)} units for each sample: transpose "
+                "before the activation."
             )
         return lines(rows).reshape(z.shape)
