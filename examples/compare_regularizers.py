@@ -1,8 +1,9 @@
 """Which regularizer keeps the function simple? One network, five ways to train it, three seeds.
 
-An MLP learns scikit-learn's digits from labels of which a fraction is wrong. Without a regularizer
-it learns the wrong ones by heart, which shows in every measure of complexity. Each training goes to
-a folder of its own below `runs/`; the table and the curves at the end come from there.
+An MLP learns scikit-learn's digits. A fifth of the training labels is wrong. Without a regularizer
+the network learns the wrong labels by heart: its function becomes steep, and bends strongly between
+the samples. Each training writes its curves to a folder of its own below `runs/`. The table and the
+figure at the end are made from these folders.
 
     python examples/compare_regularizers.py --help
 """
@@ -30,7 +31,7 @@ from lightning_effcx.cli import main as effcx
 from lightning_effcx.functional import jacobian_norm
 
 REGULARIZERS = {"none": 0.0, "l1": 3e-4, "l2": 3e-3, "dropout": 0.5, "jacobian": 0.02}
-"""Each regularizer with its strength: a factor of the penalty, or the share of units dropped."""
+"""The strength of each regularizer: a factor of the penalty, or the share of dropped units."""
 
 
 class Classifier(LightningModule):
@@ -52,7 +53,7 @@ class Classifier(LightningModule):
         return self.layers(x)
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        """Return the loss with its penalty; log how well the training labels are learned."""
+        """Return the loss with its penalty, and log how well the training labels are learned."""
         x, y = batch
         logits = self(x)
         loss = cross_entropy(logits, y)
@@ -61,7 +62,7 @@ class Classifier(LightningModule):
         return loss + self.penalty(x)
 
     def penalty(self, x: Tensor) -> Tensor:
-        """Return what the regularizer adds to the loss."""
+        """Return the penalty that the regularizer adds to the loss."""
         match self.regularizer:
             case "l1":
                 return self.strength * sum(p.abs().sum() for p in self.layers.parameters())
@@ -73,7 +74,7 @@ class Classifier(LightningModule):
                 return torch.zeros(())
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
-        """Log how well clean labels are predicted."""
+        """Log how well the network predicts right labels."""
         x, y = batch
         logits = self(x)
         self.log("val_loss", cross_entropy(logits, y))
@@ -85,7 +86,7 @@ class Classifier(LightningModule):
 
 
 class Tick(Callback):
-    """Moves the progress bar on after every epoch."""
+    """Advances the progress bar after every epoch."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
@@ -96,10 +97,10 @@ class Tick(Callback):
 
 
 def digits(noise: float, seed: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """Return 800 training images, a share of their labels wrong, and 600 clean validation ones."""
+    """Return 800 training images, some with wrong labels, and 600 validation images."""
     images, labels = load_digits(return_X_y=True)
     x, y = torch.tensor(images / 16, dtype=torch.float32), torch.tensor(labels)
-    generator = torch.Generator().manual_seed(0)  # the same images for every seed
+    generator = torch.Generator().manual_seed(0)  # every seed gets the same images
     order = torch.randperm(len(x), generator=generator)
     train, val = order[:800], order[800:1400]
     generator.manual_seed(seed)
@@ -113,7 +114,7 @@ def digits(noise: float, seed: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
 
 
 def train(regularizer: str, seed: int, options: argparse.Namespace, progress: Progress) -> None:
-    """Train one network into a folder of its own."""
+    """Train one network, and write its curves to a folder of its own."""
     seed_everything(seed, verbose=False)
     Trainer(
         max_epochs=options.epochs,
@@ -128,17 +129,19 @@ def train(regularizer: str, seed: int, options: argparse.Namespace, progress: Pr
 
 
 def jobs(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
-    """Return what to train: every regularizer with every seed."""
+    """Return every regularizer with every seed."""
     return ((regularizer, seed) for regularizer in REGULARIZERS for seed in range(options.seeds))
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train all, then compare."""
+    """Train all networks, then compare them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=50, help="of each training (%(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="per regularizer (%(default)s)")
     parser.add_argument("--noise", type=float, default=0.2, help="wrong labels (%(default)s)")
-    parser.add_argument("--folder", type=Path, default=Path("runs"), help="(%(default)s)")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs"), help="of the curves (%(default)s)"
+    )
     options = parser.parse_args(argv)
     if any(options.folder.glob("**/events.out.tfevents*")):
         parser.error(f"{options.folder} has runs already: remove it, or name another --folder.")

@@ -1,9 +1,10 @@
 """Where does the test error peak? Where a training fits just as many samples as it is given.
 
-Networks with one hidden layer are trained on scikit-learn's digits, with a fifth of the labels
-wrong. Wider ones first do better, then worse, then better again. The effective model complexity of
-each width, found by training it on more and more samples, tells where: the test error peaks where
-it is about the number of samples at hand (Nakkiran et al. 2020).
+Networks with one hidden layer are trained on scikit-learn's digits. A fifth of the labels is wrong.
+As the networks become wider, the test error falls, rises, and falls again. The example also finds
+the effective model complexity of each width: it trains this width on more and more samples. The
+test error peaks where this complexity is about the number of samples at hand (Nakkiran et al.
+2020).
 
     python examples/double_descent.py --help
 """
@@ -26,13 +27,13 @@ from lightning_effcx.studies import double_descent
 
 WIDTHS = [5, 7, 10, 14, 20, 28, 56, 160]
 SAMPLES = 512
-"""How many samples are at hand;"""
+"""The number of samples at hand."""
 POOL = 2
-"""and among how many times as many the complexities are sought."""
+"""The complexities are sought among this many times as many samples."""
 
 
 class Classifier(LightningModule):
-    """A network with one hidden layer, and nothing to hold it back."""
+    """A network with one hidden layer, and no regularizer."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -48,12 +49,12 @@ class Classifier(LightningModule):
         return cross_entropy(self(x), y)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Train as long as it is told to, at one rate."""
+        """Use Adam."""
         return torch.optim.Adam(self.parameters(), lr=0.03)
 
 
 def trainer(epochs: int) -> Trainer:
-    """Make a Trainer that does nothing but train."""
+    """Make a Trainer that logs and saves nothing."""
     return Trainer(max_epochs=epochs, accelerator="cpu", barebones=True)
 
 
@@ -89,9 +90,9 @@ def _options() -> argparse.Namespace:
     add("--widths", type=int, nargs="+", default=WIDTHS, help="(%(default)s)")
     add("--epochs", type=int, default=300, help="of each training (%(default)s)")
     add("--repeats", type=int, default=3, help="of each training (%(default)s)")
-    add("--noise", type=float, default=0.2, help="share of wrong labels (%(default)s)")
-    add("--processes", type=int, default=2, help="in which trainings run (%(default)s)")
-    add("--folder", type=Path, help="keep results there, and go on from there")
+    add("--noise", type=float, default=0.2, help="wrong labels (%(default)s)")
+    add("--processes", type=int, default=2, help="that train at the same time (%(default)s)")
+    add("--folder", type=Path, help="keep results, and go on from them")
     add("--figure", type=Path, default=Path("double_descent.png"), help="(%(default)s)")
     return parser.parse_args()
 

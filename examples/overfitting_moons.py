@@ -1,15 +1,17 @@
 """Does overfitting show in how many linear pieces a tanh network needs? Two moons, three trainings.
 
-A network of 32, 128 and 16 tanh units learns two overlapping half-moons from 200 noisy points, by
-heart if it may: without a regularizer, with an L1 and with an L2 penalty on its weights. As it
-does, its LANN complexity is measured on the training points, at one tolerance for all. A table says
-how complex it is at the end, against where the validation loss was least; a figure shows the curves
-and the decision boundaries of the last networks with, dashed, those of their approximations.
+A network with 32, 128 and 16 tanh units learns two overlapping half-moons from 200 noisy points. It
+is trained without a regularizer, with an L1 penalty, and with an L2 penalty on its weights. During
+the training, its LANN complexity is measured on the training points. The tolerance is always the
+same. A table compares the complexity at the end with the complexity at the least validation loss. A
+figure shows the curves and the decision boundaries of the last networks. The dashed boundaries are
+those of the approximations.
 
-From Hu, Liu, Bian and Pei, "Measuring Model Complexity of Neural Networks with Curve Activation
-Functions", KDD 2020, are the measure and what it is to show: that it grows with overfitting, and
-that L1 and L2 hold it down. Ours are the data, strengths, optimizer and lengths chosen here, the
-complexity by the measured error beside that by the propagated one, and all numbers.
+Hu, Liu, Bian and Pei, "Measuring Model Complexity of Neural Networks with Curve Activation
+Functions", KDD 2020, define the measure, and report that it grows with overfitting and that L1 and
+L2 hold it down. The data, the strengths, the optimizer and the lengths of the trainings are chosen
+here. So is the complexity by the measured error, which stands beside the one by the propagated
+error.
 
     python examples/overfitting_moons.py --help
 """
@@ -31,14 +33,14 @@ from torch.nn.functional import cross_entropy
 from lightning_effcx.functional import LANN, lann_complexity
 
 REGULARIZERS = {"none": 0.0, "l1": 1e-4, "l2": 1e-3}
-"""Each regularizer with its strength."""
+"""The strength of each regularizer."""
 TOLERANCE = 0.1
 NOISE = 0.25
 
 
 @dataclass(frozen=True)
 class Moment:
-    """What was measured at one step of a training."""
+    """The measured values at one step of a training."""
 
     step: int
     train_accuracy: float
@@ -50,7 +52,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Training:
-    """One training: its moments, the last network, and that network's approximation."""
+    """One training: its moments, the last network, and the approximation of this network."""
 
     moments: list[Moment]
     network: nn.Module
@@ -59,7 +61,7 @@ class Training:
     y: Tensor
 
     def best(self) -> Moment:
-        """Return the moment of the least validation loss."""
+        """Return the moment with the least validation loss."""
         return min(self.moments, key=lambda moment: moment.loss)
 
 
@@ -90,13 +92,13 @@ def _options() -> argparse.Namespace:
 
 
 def moons(samples: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return noisy points of two half-moons, and which one each is of."""
+    """Return noisy points of two half-moons, and the moon of each point."""
     x, y = make_moons(samples, noise=NOISE, random_state=seed)
     return torch.tensor(x, dtype=torch.float32), torch.tensor(y)
 
 
 def train(regularizer: str, seed: int, steps: list[int]) -> Training:
-    """Train one network on all points at once, and measure it after some of the steps."""
+    """Train one network on all points at once, and measure it after the given steps."""
     torch.manual_seed(seed)
     (x, y), validation = moons(200, seed), moons(1000, seed + 10_000)
     network = nn.Sequential(
@@ -115,7 +117,7 @@ def train(regularizer: str, seed: int, steps: list[int]) -> Training:
 
 
 def penalty(network: nn.Module, regularizer: str) -> Tensor:
-    """Return the regularizer of the weights, without the biases."""
+    """Return the penalty of the weights, without the biases."""
     weights = torch.cat([p.flatten() for p in network.parameters() if p.dim() > 1])
     total = weights.square().sum() if regularizer == "l2" else weights.abs().sum()
     return REGULARIZERS[regularizer] * total
@@ -124,7 +126,7 @@ def penalty(network: nn.Module, regularizer: str) -> Tensor:
 def look(
     network: nn.Module, step: int, train: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor]
 ) -> Moment:
-    """Measure a network in the middle of its training."""
+    """Measure a network at one step of its training."""
     with torch.no_grad():
         logits = network(validation[0])
         loss = float(cross_entropy(logits, validation[1]))
@@ -136,7 +138,7 @@ def look(
 
 
 def table(runs: dict[str, list[Training]]) -> Table:
-    """Put mean and spread over seeds of each regularizer into a column."""
+    """Show mean and spread over seeds, with a column for each regularizer."""
     found = Table(
         "LANN complexity",
         *runs,
@@ -182,7 +184,7 @@ def draw(runs: dict[str, list[Training]], file: Path) -> None:
 
 
 def boundary(ax: Any, run: Training) -> None:
-    """Draw where a network changes its mind, and dashed where its approximation does."""
+    """Draw the decision boundary of a network, and the dashed one of its approximation."""
     across, up = torch.linspace(-2, 3, 200), torch.linspace(-1.5, 2, 200)
     points = torch.cartesian_prod(across, up)
     with torch.no_grad():

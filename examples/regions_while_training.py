@@ -1,11 +1,12 @@
 """How many linear regions has a network while it learns? Three architectures on digits.
 
-Hanin and Rolnick (ICML 2019) counted the regions that a line through the origin and a sample
-crosses: about one per unit at initialisation whatever the depth, fewer as training starts, then
-again more; and found the nearest boundary between 0.4 / N and 1.5 / N away in a network of N units.
-Here their setting on scikit-learn's digits: He weights, biases of standard deviation 0.001, Adam. A
-share of the training labels is wrong, which makes what comes after the dip plain: learning them by
-heart takes regions, and brings boundaries nearer.
+Hanin and Rolnick (ICML 2019) counted the linear regions on a line through the origin and a sample.
+Before the training there is about one region for each unit, whatever the depth. There are fewer
+when the training starts, and more again later. They also found the nearest boundary between 0.4 / N
+and 1.5 / N away from a sample, in a network of N units. The example repeats this on scikit-learn's
+digits, with their setting: He weights, biases with a standard deviation of 0.001, and Adam. A share
+of the training labels is wrong. Learning these by heart takes regions, and brings boundaries
+nearer, so that the rise after the dip is easy to see.
 
     python examples/regions_while_training.py --help
 """
@@ -40,10 +41,10 @@ NETWORKS = {"20 x 3": [20] * 3, "32 x 3": [32] * 3, "64 x 4": [64] * 4}
 """The widths of the hidden layers."""
 REGIONS, DISTANCE = "effcx/capacity_gap.origin_line", "effcx/boundary_distance.times_units"
 BAND = 0.4, 1.5
-"""Of the distance times N, as Hanin and Rolnick found it."""
+"""The band of the distance times N that Hanin and Rolnick found."""
 
 Curve: TypeAlias = dict[int, float]
-"""Values by the step at which they were measured."""
+"""Measured values by step."""
 
 
 class Classifier(LightningModule):
@@ -68,7 +69,7 @@ class Classifier(LightningModule):
         return cross_entropy(self(batch[0]), batch[1])
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
-        """Nothing: the monitor looks at the network here."""
+        """Do nothing: the monitor measures the network after this step."""
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Use Adam."""
@@ -76,10 +77,10 @@ class Classifier(LightningModule):
 
 
 def digits(noise: float) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """Return 1400 training images, a share of their labels drawn anew, and the rest."""
+    """Return 1400 training images, some with labels drawn at random, and 397 other images."""
     images, labels = load_digits(return_X_y=True)
     x, y = torch.tensor(images / 16, dtype=torch.float32), torch.tensor(labels)
-    generator = torch.Generator().manual_seed(0)  # the same labels for every network
+    generator = torch.Generator().manual_seed(0)  # every network gets the same labels
     drawn = torch.rand(len(y), generator=generator) < noise
     y = torch.where(drawn, torch.randint(10, y.shape, generator=generator), y)
     train, val = TensorDataset(x[:1400], y[:1400]), TensorDataset(x[1400:], y[1400:])
@@ -87,7 +88,7 @@ def digits(noise: float) -> tuple[DataLoader[Any], DataLoader[Any]]:
 
 
 def train(widths: list[int], seed: int, options: argparse.Namespace) -> tuple[Curve, Curve]:
-    """Train one network; return regions and distances by step, the first before the first step."""
+    """Train one network, and return regions and distances by step, from step 0 on."""
     seed_everything(seed, verbose=False)
     monitor = ComplexityMonitor(
         [CapacityGap(OriginLine(64)), BoundaryDistance()],
@@ -121,7 +122,7 @@ def mean(curves: list[Curve]) -> Curve:
 
 
 def draw(axes: Axes, curves: dict[str, Curve], title: str) -> None:
-    """Draw curves over the steps, the initial network a little left of the first."""
+    """Draw curves over the steps, with step 0 a little left of the first one."""
     for name, curve in curves.items():
         axes.plot([max(step, 3) for step in curve], list(curve.values()), ".-", label=name)
     axes.set(xscale="log", xlabel="step")
@@ -130,7 +131,7 @@ def draw(axes: Axes, curves: dict[str, Curve], title: str) -> None:
 
 
 def picture(regions: dict[str, Curve], distances: dict[str, Curve]) -> Figure:
-    """Draw both measures side by side, over the band of the paper."""
+    """Draw both measures side by side, and the band of the paper."""
     figure = Figure((8, 3), layout="constrained")
     left, right = figure.subplots(1, 2)
     right.axhspan(*BAND, color="0.93", label="0.4 to 1.5")
@@ -143,7 +144,7 @@ def picture(regions: dict[str, Curve], distances: dict[str, Curve]) -> Figure:
 
 
 def table(regions: dict[str, Curve], distances: dict[str, Curve]) -> Table:
-    """Tell where the curves start, turn and end."""
+    """Show where the curves start, turn and end."""
     found = Table("network", title="regions per unit; distance times units; means over seeds")
     for column in ("regions: start", "lowest", "end", "distance: start", "highest", "end"):
         found.add_column(column, justify="right")
@@ -155,11 +156,11 @@ def table(regions: dict[str, Curve], distances: dict[str, Curve]) -> Table:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train all, print the table, draw the figure."""
+    """Train all networks, print the table, draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=150, help="of each training (%(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="per architecture (%(default)s)")
-    parser.add_argument("--noise", type=float, default=0.2, help="drawn labels (%(default)s)")
+    parser.add_argument("--noise", type=float, default=0.2, help="random labels (%(default)s)")
     parser.add_argument("--figure", type=Path, default=Path("regions.png"), help="(%(default)s)")
     options = parser.parse_args(argv)
 

@@ -1,14 +1,14 @@
-"""Can a shallow network do what a deep one does? Digits with wrong labels, learnt in two ways.
+"""Can a shallow network do what a deep one does? Digits with wrong labels, learned in two ways.
 
-A teacher of three hidden layers, with dropout, learns scikit-learn's digits although a fifth of the
-labels is wrong. Students with one hidden layer are fitted to the same images twice, from the same
-weights and in as many steps: to the teacher's logits, and to the labels that it had itself. A table
-and a figure set them side by side at images that nobody has seen, whose labels are right.
+A teacher with three hidden layers and dropout learns scikit-learn's digits. A fifth of the labels
+is wrong. Students with one hidden layer are fitted to the same images in two ways: to the logits of
+the teacher, and to the labels that the teacher had. Both start from the same weights and take as
+many steps. A table and a figure compare them at new images, whose labels are right.
 
-From Ba and Caruana, "Do Deep Nets Really Need to be Deep?", NIPS 2014, are the two ways and what
-they are to show: that shallow networks can do what they cannot learn. There the data are speech and
-photographs, and the logits those of far more samples than have labels; here they are those of the
-training images alone, and wrong labels are what a student without dropout learns by heart.
+Ba and Caruana, "Do Deep Nets Really Need to be Deep?", NIPS 2014, fit students in these two ways,
+and find that shallow networks can do what they cannot learn. Their data are speech and photographs,
+and they have logits of far more samples than labels. Here there are logits of the training images
+alone. A student without dropout learns the wrong labels by heart.
 
     python examples/shallow_mimic.py --help
 """
@@ -55,13 +55,13 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--epochs", type=int, default=100, help="of the teacher")
     parser.add_argument("--steps", type=int, default=300, help="of each student")
-    parser.add_argument("--folder", type=Path, help="where to keep results, to go on from there")
+    parser.add_argument("--folder", type=Path, help="keep results, and go on from them")
     parser.add_argument("--figure", type=Path, default=Path("shallow_mimic.png"))
     return parser.parse_args()
 
 
 def digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Return 1000 images to learn from, a fifth of their labels wrong, and 797 right ones."""
+    """Return 1000 images of which a fifth has a wrong label, and 797 with right labels."""
     images, labels = load_digits(return_X_y=True)
     x, y = torch.tensor(images / 16, dtype=torch.float32), torch.tensor(labels)
     generator = torch.Generator().manual_seed(0)
