@@ -21,7 +21,7 @@ MEASURED = pytest.mark.parametrize("name", FOUND)
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
-    """Every training once, whatever is asked about it."""
+    """Train each module once for all tests."""
 
     @cache
     def training(name: str) -> Training:
@@ -31,7 +31,7 @@ def watched(tmp_path_factory):
 
 
 def norms(architecture: Architecture, training: Training) -> Tensor:
-    """Norms of the Jacobians of what the validation steps called, by autograd, output by output."""
+    """Compute the norm of the Jacobian at each sample of the validation steps, by autograd."""
     training.module.eval()
     found = []
     for batch, state in training.seen:
@@ -42,7 +42,7 @@ def norms(architecture: Architecture, training: Training) -> Tensor:
 
 
 def norms_of(function: Callable[..., Tensor], inputs: list[Tensor]) -> Tensor:
-    """One norm per sample; that none moves the outputs of another is asserted on the way."""
+    """Compute one norm for each sample, and assert that samples do not depend on each other."""
 
     def outputs(*x: Tensor) -> Tensor:
         return function(*x).reshape(len(x[0]), -1)

@@ -10,7 +10,7 @@ from user_samples import CLASSES, classified
 
 
 class Graphs:
-    """Graphs put together to one that has no edges between them: no container that we know."""
+    """Several graphs as one graph, in a class that the package does not know."""
 
     def __init__(self, x: Tensor, edge_index: Tensor, batch: Tensor, y: Tensor) -> None:
         self.x, self.edge_index, self.batch, self.y = x, edge_index, batch, y
@@ -68,7 +68,7 @@ class GraphNetwork(LightningModule):
 
 
 class NodesAndEdges(GraphNetwork):
-    """The same, called with tensors: those of the nodes have more rows than there are graphs."""
+    """The same network, called with tensors that have a row for each node or edge."""
 
     def forward(self, x, edge_index, batch):
         return super().forward(Graphs(x, edge_index, batch, batch.unique()))
@@ -86,7 +86,7 @@ def nodes(graphs: Graphs) -> Tensor:
 
 
 def on_rings(module: Any, x: Tensor) -> Tensor:
-    """The graphs are rings of as many nodes as there are."""
+    """Call the module with graphs that are rings."""
     graphs, count = x.shape[:2]
     offsets = count * torch.arange(graphs)
     edges = (ring(count)[:, None] + offsets[:, None]).flatten(1)

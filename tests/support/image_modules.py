@@ -124,7 +124,7 @@ class ViT(Supervised):
 
 
 class GAN(LightningModule):
-    """The module generates; what it is called with is noise, and never in the batch."""
+    """The module maps noise to images. The noise is not in the batch."""
 
     def __init__(self) -> None:
         super().__init__()

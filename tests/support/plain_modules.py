@@ -8,7 +8,7 @@ from user_samples import CLASSES
 
 
 class Supervised(LightningModule):
-    """The steps that most people write: the batch is `(x, y)`, the module maps `x` to logits."""
+    """The usual steps: the batch is `(x, y)`, and the module maps `x` to logits."""
 
     def training_step(self, batch, batch_idx):
         x, y = batch
@@ -34,7 +34,7 @@ class MLP(Supervised):
 
 
 class Regression(LightningModule):
-    """One output, whose dimension the user takes away."""
+    """One output, without a dimension of its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class BareAutoencoder(Autoencoder):
 
 
 class TiedAutoencoder(Autoencoder):
-    """Decodes with the encoder's weight, transposed."""
+    """The decoder has the transposed weight of the encoder."""
 
     def __init__(self) -> None:
         super().__init__()

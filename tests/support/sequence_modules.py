@@ -13,7 +13,7 @@ from user_samples import CLASSES, VOCABULARY
 
 @dataclass
 class CausalOutput:
-    """What language models return: the loss comes first, and it has no batch dimension."""
+    """The output of a language model: first the loss, which has no batch dimension."""
 
     loss: Tensor | None
     logits: Tensor
@@ -47,7 +47,7 @@ class CausalTransformer(LightningModule):
 
 
 class Lengths(LightningModule):
-    """A recurrent classifier of sequences of different lengths, which are given beside them."""
+    """A recurrent classifier of sequences. Their lengths are a second argument."""
 
     def __init__(self, *, packed: bool) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class GRU(Supervised):
 
 
 class TextClassifier(LightningModule):
-    """The mean of the embeddings that the mask lets through."""
+    """Classifies the mean of the embeddings that the mask selects."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class TextClassifier(LightningModule):
 
 
 class TiedLanguageModel(LightningModule):
-    """Predicts tokens with the embedding's weight; the batch is a tensor of integers."""
+    """Its head has the weight of the embedding. The batch is a tensor of integers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class TiedLanguageModel(LightningModule):
 
 
 class Lazy(Supervised):
-    """Makes its table of positions at its first forward, and keeps it."""
+    """Makes a table of positions in its first forward, and keeps it."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ from user_samples import CLASSES, classified
 
 
 class Normalizing(Supervised):
-    """What the module is called with is not what is in the batch."""
+    """The step normalizes the batch before it calls the module."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Normalizing(Supervised):
 
 
 class Bytes(Normalizing):
-    """Images come as bytes, channels last, and are made floating-point in the step."""
+    """The batch has images of bytes with channels last. The step turns them into floats."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Bytes(Normalizing):
 
 
 class Forwardless(LightningModule):
-    """No `forward`; beside the network, parts that have no parameters."""
+    """A module without `forward`, but with a network and parts that have no parameters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,14 +72,14 @@ class Forwardless(LightningModule):
 
 
 class ForwardUnused(Forwardless):
-    """`forward` is for those who predict; the steps want logits, from the same child."""
+    """`forward` returns classes. The steps call the child, which returns logits."""
 
     def forward(self, x):
         return self.net(x).argmax(1)
 
 
 class ForwardCalled(MLP):
-    """Calls `self.forward`, of which the hooks of modules do not hear."""
+    """The steps call `self.forward`, which runs no hooks."""
 
     def training_step(self, batch, batch_idx):
         return F.cross_entropy(self.forward(batch[0]), batch[1])
@@ -89,7 +89,7 @@ class ForwardCalled(MLP):
 
 
 class Children(LightningModule):
-    """No `forward`, and no child that is the network."""
+    """A module without `forward`, whose network is in two children."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class Children(LightningModule):
 
 
 class Siamese(LightningModule):
-    """Called twice in each step, and once more with both: the first call is what is looked at."""
+    """Three calls in each validation step. The monitor takes the first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class Siamese(LightningModule):
 
 
 class Example(NamedTuple):
-    """A batch with names, of which the input is not the first."""
+    """A batch with names. The input is not the first."""
 
     label: Tensor
     image: Tensor
@@ -152,7 +152,7 @@ class NamedBatch(MLP):
 
 @dataclass
 class Record:
-    """A batch that is a dataclass, with what is no tensor."""
+    """A batch that is a dataclass. One of its fields is no tensor."""
 
     names: list[str]
     image: Tensor
@@ -173,7 +173,7 @@ class MappingBatch(MLP):
 
 
 class TwoInputs(LightningModule):
-    """An image and what is known besides, both floating-point."""
+    """Two inputs: an image and a vector of features."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -200,7 +200,7 @@ class TwoInputs(LightningModule):
 
 
 class Keywords(TwoInputs):
-    """Called with keyword arguments, not in their order, and with what is no tensor."""
+    """The arguments have keywords and another order, and one is no tensor."""
 
     def forward(self, image, *, features, scale: float, mask: Tensor | None = None):
         return super().forward(scale * image, features if mask is None else features * mask)
@@ -210,7 +210,7 @@ class Keywords(TwoInputs):
 
 
 class OutputOf(MLP):
-    """Returns more than logits, in some container."""
+    """Returns a container that holds the logits and more."""
 
     def __init__(self, container: Callable[[Tensor, Tensor], Any]) -> None:
         super().__init__()
@@ -231,7 +231,7 @@ class OutputOf(MLP):
 
 
 class ModelOutput(OrderedDict[str, Any]):
-    """A mapping whose values are attributes, too."""
+    """A mapping whose values are attributes as well."""
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""The samples that the users' trainings in these tests learn from, always the same."""
+"""The samples of the users' trainings. They are the same in every call."""
 
 from collections.abc import Callable
 from typing import Any
