@@ -1,10 +1,13 @@
 """The documents that users read: code, tables, pictures and links in them."""
 
 import ast
+import doctest
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch
 from concrete_metrics import CONCRETE
 from rooms import arrows, floors
 from user_training import Classifier, loaders, task
@@ -107,3 +110,13 @@ def test_the_code_of_the_readme_runs(tmp_path, monkeypatch):
         exec(block, names)  # noqa: S102 the subject
     assert "effcx/jacobian_norm" in names["trainer"].callback_metrics
     assert "linear_regions.segment_same" in names["metric"].compute()
+
+
+def test_the_measure_of_the_guide_works():
+    (block,) = blocks(".github/CONTRIBUTING.md", "python")
+    module = ModuleType("mean_output")
+    exec(block, vars(module))  # noqa: S102 the subject
+    metric = module.MeanOutput()
+    metric.update(lambda x: x.flip(1) - 2, torch.tensor([[1.0, 3.0], [2.0, 6.0]]))
+    assert metric.compute() == pytest.approx({"mean_output": 1.5, "mean_output_stderr": 0.5})
+    assert doctest.testmod(module) == (0, 1)  # no failure of one example
