@@ -1,7 +1,8 @@
-"""Reading: files that somebody else wrote, or that are damaged, and how to show what is in them.
+"""Reading: read files that may be damaged or hostile, and show their contents safely.
 
-Nothing is opened that a reader could wait for, such as a pipe, or that has no end. No more is taken
-into memory than the file holds. What is wrong with a file is said in words that follow its name.
+Only regular files are opened, because a reader may wait for a pipe for ever, and a device may have
+no end. A reader never allocates more memory than the file has bytes. Each error message describes
+the damage in words that can follow the name of the file.
 """
 
 import json
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 MOST = 2**24
-"""Bytes of a file that is read as a whole, or of a line of one, at most."""
+"""The most bytes of a file that is read as a whole, or of one line of a file."""
 
 
 def open_regular(file: Path, mode: str = "rb") -> BinaryIO:
@@ -22,7 +23,12 @@ def open_regular(file: Path, mode: str = "rb") -> BinaryIO:
 
 
 def read_json(file: Path) -> Any:
-    """Read a file as JSON; raise `ValueError` if it is none of ours, `OSError` if it is no file."""
+    """Read a file as JSON.
+
+    Raises:
+        ValueError: The file is no JSON, or not as we write it.
+        OSError: It is no regular file, or cannot be read.
+    """
     with open_regular(file) as opened:
         text = opened.read(MOST + 1)
     if len(text) > MOST:
@@ -31,7 +37,7 @@ def read_json(file: Path) -> Any:
 
 
 def from_json(text: bytes) -> Any:
-    """Read JSON; refuse what no JSON of ours has."""
+    """Read JSON; refuse what we never write, such as infinite numbers or very deep nesting."""
     try:
         return json.loads(text, parse_int=_whole, parse_constant=_refuse_constant)
     except RecursionError:
@@ -43,7 +49,7 @@ def from_json(text: bytes) -> Any:
 
 
 def visible(text: object) -> str:
-    r"""Return a text in one line that can be printed anywhere: what is no character is escaped.
+    r"""Return a text in one line, with everything escaped that cannot be printed.
 
     Example:
         >>> print(visible("red \x1b[31m, broken \udcff"))
@@ -58,7 +64,7 @@ def _whole(digits: str) -> int:
     try:
         number = int(digits)
         float(number)
-    except (OverflowError, ValueError):  # beyond what Python turns into a number at all
+    except (OverflowError, ValueError):  # Python refuses to read so many digits, or no float fits
         raise ValueError(f"it has a number of {len(digits)} digits") from None
     return number
 

@@ -135,9 +135,7 @@ def test_what_is_no_file_in_the_place_of_a_study_is_named(tmp_path, make, name):
     folder = write_study(tmp_path / "a", "emc", emc(8, ERRORS))
     (folder / name).unlink()
     make(folder / name)
-    with pytest.warns(
-        UserWarning, match=r"(study.json|found.json) does not say|not come to its end"
-    ):
+    with pytest.warns(UserWarning, match=r"(study.json|found.json) does not say|has not ended"):
         assert load_studies(tmp_path) == []
 
 

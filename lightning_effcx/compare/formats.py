@@ -1,4 +1,4 @@
-"""Renderings: a comparison as a table for the terminal, as CSV and as JSON."""
+"""Formats: a comparison as a table for the terminal, as CSV and as JSON."""
 
 import csv
 import io
@@ -15,21 +15,22 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lightning_effcx.compare.comparison import Comparison, ComparisonCell, ComparisonRow
 from lightning_effcx.compare.runs import HParam
-from lightning_effcx.compare.tables import Comparison, ComparisonCell, ComparisonRow
 
 MARK = "*"
-"""Behind a value that is not of the same step as others of its column."""
+"""Stands behind a value whose step differs from that of other values in its column."""
 
 _FRAME = 3  # two blanks and a line, for every column of a table
-_LEAST, _MOST = -4, 7  # powers of ten below and from which digits are hard to count
+_LEAST, _MOST = -4, 7  # outside these powers of ten, numbers are written as 1.2e-05
 
 
 def as_table(comparison: Comparison, width: int) -> Table:
-    """Lay a comparison out for a terminal of `width` characters: a row for every group.
+    """Return a table for a terminal of `width` characters, with a row for each group.
 
-    Where that is too wide and a column for every group is not, it is that. Where neither fits, the
-    table is wider than the terminal, for no number is ever cut: print it `width_of(table)` wide.
+    If that is too wide, and a column for each group is not, the table has a column for each group.
+    If neither fits, the table is wider than the terminal, because numbers are never cut. Print it
+    `width_of(table)` characters wide.
     """
     down = _groups_down(comparison)
     if width_of(down) <= width:
@@ -39,22 +40,24 @@ def as_table(comparison: Comparison, width: int) -> Table:
 
 
 def width_of(table: Table) -> int:
-    """How many characters a table takes from left to right."""
+    """Return how many characters wide a table is."""
     return Console(width=sys.maxsize).measure(table).maximum
 
 
 def as_csv(comparison: Comparison) -> str:
-    """Write a comparison as CSV: group, number of runs, every column and its `_std`.
+    """Return a comparison as CSV: the group, the number of runs, each column and its `_std`.
 
-    A column with lower bounds has an `_at_least` too, which is 1 at these; one with values of
-    different steps has an `_n`, the number of runs that count, and a `_step`, the last of theirs.
+    A column with lower bounds is followed by `_at_least`, which is 1 for a bound. A column with
+    values of different steps is followed by `_n`, the number of runs that count, and `_step`, the
+    largest step of their values.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     header = ["group", "runs"]
     for column in comparison.columns:
         header += [column.name, f"{column.name}_std"]
-        header += [f"{column.name}_at_least"] * (column.name in comparison.bounds)
+        if column.name in comparison.bounds:
+            header.append(f"{column.name}_at_least")
         if column.name in comparison.uneven:
             header += [f"{column.name}_n", f"{column.name}_step"]
     writer.writerow(header)
@@ -62,18 +65,20 @@ def as_csv(comparison: Comparison) -> str:
         values: list[str | float | None] = [row.group.label, len(row.group.runs)]
         for name, cell in row.cells.items():
             values += [cell.mean, cell.std]
-            values += [int(cell.at_least)] * (name in comparison.bounds)
-            values += [cell.n, cell.steps[1]] if name in comparison.uneven else []
+            if name in comparison.bounds:
+                values.append(int(cell.at_least))
+            if name in comparison.uneven:
+                values += [cell.n, cell.steps[1]]
         writer.writerow(values)
     return out.getvalue()
 
 
 def as_json(comparison: Comparison) -> str:
-    """Write a comparison as JSON: a list of groups. What is not finite becomes null.
+    """Return a comparison as JSON: a list of groups. Values that are not finite become null.
 
-    A mean that is but a lower bound has `"at_least": true` beside it. Where values of a column are
-    of different steps, `"steps"` has the first and the last of those that count, and `"left_out"`
-    the steps of the runs that do not, by path.
+    A mean that is only a lower bound has `"at_least": true`. If the values of a column are of
+    different steps, `"steps"` holds the smallest and the largest step of the values that count, and
+    `"left_out"` the steps of the runs that do not count, by path.
     """
     groups = [
         {
@@ -83,7 +88,7 @@ def as_json(comparison: Comparison) -> str:
             "columns": {
                 name: {"mean": _finite(cell.mean), "std": _finite(cell.std), "n": cell.n}
                 | ({"at_least": True} if cell.at_least else {})
-                | (_steps(cell) if comparison.is_uneven(name, cell) else {})
+                | (_steps_of(cell) if comparison.is_uneven(name, cell) else {})
                 for name, cell in row.cells.items()
             },
         }
@@ -92,7 +97,7 @@ def as_json(comparison: Comparison) -> str:
     return json.dumps(groups, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _steps(cell: ComparisonCell) -> dict[str, Any]:
+def _steps_of(cell: ComparisonCell) -> dict[str, Any]:
     return {"steps": list(cell.steps), "left_out": dict(cell.left_out)}
 
 
@@ -114,7 +119,10 @@ def _groups_down(comparison: Comparison) -> Table:
 
 
 def _groups_across(comparison: Comparison, width: int, fold: Callable[[str], str]) -> Table | None:
-    """Fold the labels of groups as `width` needs; `None` if that does not suffice."""
+    """Return a table with a column for each group; `None` if it does not fit into `width`.
+
+    The labels of the groups are folded as far as needed. `fold` may break other texts into lines.
+    """
     labels = [row.group.label for row in comparison.rows]
     shared, equals, _ = commonprefix(labels).rpartition("=")  # noqa: RUF071 - of text, not paths
     shared += equals
@@ -142,16 +150,17 @@ def _names(comparison: Comparison) -> list[str]:
 
 
 def _values(comparison: Comparison, row: ComparisonRow) -> list[str]:
-    shown = [
-        _shown(cell) + MARK * comparison.is_uneven(name, cell) for name, cell in row.cells.items()
+    values = [
+        f"{_cell_text(cell)}{MARK}" if comparison.is_uneven(name, cell) else _cell_text(cell)
+        for name, cell in row.cells.items()
     ]
-    return [str(len(row.group.runs)), *shown]
+    return [str(len(row.group.runs)), *values]
 
 
 def _folded(text: str) -> str:
-    """Break a label, a name or a number with its spread where it is joined.
+    """Break a label, a name, or a number with its spread into lines, after each joint.
 
-    A dot joins where it is before a letter, as it is before the variant of a measure.
+    A dot is a joint only before a letter, such as before the variant of a measure.
     """
     return re.sub(r"(?<=[=/,]) ?|(?<=\.)(?=[a-z])| (?=±)", "\n", text)
 
@@ -161,7 +170,10 @@ def _widest(texts: Iterable[str]) -> int:
 
 
 def _widths(room: int, needed: list[int], wanted: list[int]) -> list[int] | None:
-    """Share `room` among columns: what each needs, and up to what it wants if there is enough."""
+    """Divide `room` among columns; `None` if it is less than they need.
+
+    Each column gets at least the width that it needs, and at most the width that it wants.
+    """
     for most in range(max(wanted, default=0), -1, -1):
         widths = [max(need, min(want, most)) for need, want in zip(needed, wanted, strict=True)]
         if sum(widths) <= room:
@@ -169,15 +181,15 @@ def _widths(room: int, needed: list[int], wanted: list[int]) -> list[int] | None
     return None
 
 
-def _shown(cell: ComparisonCell) -> str:
-    """Write the mean as precisely as its spread justifies, and that with two digits."""
+def _cell_text(cell: ComparisonCell) -> str:
+    """Return the spread with two digits, and the mean with as many decimals as the spread."""
     if cell.mean is None:
         return ""
     if cell.at_least:
         return f"≥ {_digits(cell.mean)}"
     if cell.std is None or not math.isfinite(cell.mean + cell.std):
         return _digits(cell.mean)
-    if cell.std <= 1e-7 * abs(cell.mean):  # the precision of curves, most of which are float32
+    if cell.std <= 1e-7 * abs(cell.mean):  # most curves are float32
         return f"{_digits(cell.mean)} ± 0"
     return _with_spread(cell.mean, cell.std)
 
@@ -191,12 +203,12 @@ def _with_spread(mean: float, std: float) -> str:
 
 
 def _power(value: float) -> int:
-    """Exponent of a number in scientific notation, after rounding to two digits."""
+    """Return the exponent of a number in scientific notation, after rounding to two digits."""
     return int(f"{value:.1e}".partition("e")[2])
 
 
 def _digits(value: float) -> str:
-    """Write four significant digits, and large numbers whole rather than as 1.234e+04."""
+    """Return a number with four significant digits, and large numbers without an exponent."""
     if 10**3 <= abs(value) < 10**_MOST:
         return f"{value:.0f}"
     return f"{value:#.4g}".removesuffix(".")

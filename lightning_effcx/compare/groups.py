@@ -1,4 +1,4 @@
-"""Groups: runs that differ only in their seed, and what tells groups apart."""
+"""Groups: runs that differ only in their seed, labelled by what distinguishes the groups."""
 
 import re
 from collections import Counter, defaultdict
@@ -13,8 +13,8 @@ _SEED_KEY = re.compile(r"seed|.*_seed|seed_.*")
 _VERSION_PART = re.compile(r"version_\d+")
 _SEED_TOKEN = re.compile(r"(?:^|[^a-z0-9])seed[_=-]?\d+(?![a-z0-9])", re.IGNORECASE)
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)")
-_FEW = 3  # hyperparameters in a label, unless it takes all that differ
-_TRIES = 1000  # all choices of few among 18
+_FEW = 3  # hyperparameters in a label, unless all that differ are needed
+_TRIES = 1000  # labels that are tried: all choices of up to three hyperparameters among 18
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Group:
     """Runs that differ only in their seed.
 
     Args:
-        label: What tells this group from the others; unique among them.
-        path: The path that the runs share once versions and seeds are taken out.
-        hparams: The hyperparameters of every run, without its seeds.
-        runs: At least one.
+        label: A unique label, made of what distinguishes this group from the others.
+        path: The path of the runs without versions and seeds, which is the same for all.
+        hparams: The hyperparameters of the runs without seeds, which are the same for all.
+        runs: The runs, at least one.
     """
 
     label: str
@@ -35,14 +35,15 @@ class Group:
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Bring runs together that differ only in their seed, ordered by label, studies by kind last.
+    """Group runs that differ only in their seed; sort the groups by label, with studies last.
 
-    The paths must agree too, but for `version_3`, `seed_3` and the like.
+    Their paths must be the same, too, except for parts such as `version_3` and `seed_3`.
     """
     kinds: defaultdict[str, list[Run]] = defaultdict(list)
     for run in runs:
         kinds[run.study].append(run)
-    # Apart, for nearly every hyperparameter would tell a training from a study.
+    # Each kind of study is labelled separately, because nearly all hyperparameters of a study
+    # differ from those of a training.
     groups = [group for kind in sorted(kinds) for group in _alike(kinds[kind])]
     labels = _numbered([group.label for group in groups])
     return [replace(group, label=label) for group, label in zip(groups, labels, strict=True)]
@@ -51,7 +52,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
 def _alike(runs: Sequence[Run]) -> list[Group]:
     alike: defaultdict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in runs:
-        # As text, because NaN equals nothing, and True equals 1.
+        # As text, because NaN is unequal to itself, and True equals 1.
         alike[_seedless_path(run.path), repr(sorted(_seedless(run.hparams).items()))].append(run)
     paths = [path for path, _ in alike]
     hparams = [_seedless(members[0].hparams) for members in alike.values()]
@@ -73,7 +74,7 @@ def _seedless_path(path: str) -> str:
 
 
 def _labels(paths: list[str], hparams: list[HParams]) -> list[str]:
-    """Name groups by the hyperparameters that tell them apart, by path where these do not."""
+    """Label groups by a few hyperparameters that distinguish them, or else by their paths."""
     keys = _differing(hparams)
     choices = chain.from_iterable(combinations(keys, count) for count in range(1, _FEW + 1))
     for chosen in islice(choices, _TRIES):
@@ -88,7 +89,7 @@ def _labels(paths: list[str], hparams: list[HParams]) -> list[str]:
 
 
 def _differing(hparams: list[HParams]) -> list[str]:
-    """Keys whose values are not all equal, those of text first, because it says more."""
+    """Return the keys whose values differ. Those with text come first, because it says more."""
     values = {
         key: [each.get(key) for each in hparams]
         for key in {key for each in hparams for key in each}
@@ -108,7 +109,7 @@ def _unique(labels: list[str]) -> bool:
 
 
 def _numbered(labels: list[str]) -> list[str]:
-    """Tell equal labels apart, as of the number 1 and the text "1"."""
+    """Number equal labels, such as those of the number 1 and of the text "1"."""
     earlier: Counter[str] = Counter()
     unique = []
     for label in labels:
@@ -118,10 +119,10 @@ def _numbered(labels: list[str]) -> list[str]:
 
 
 def _plain(value: HParam) -> str:
-    """Write a hyperparameter as the user did; TensorBoard keeps every number as a float."""
+    """Return a hyperparameter as the user wrote it; TensorBoard stores all numbers as floats."""
     return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def _natural(label: str) -> list[str | float]:
-    """Sort key under which 9 comes before 10."""
+    """Return a sort key that puts 9 before 10."""
     return [float(part) if place % 2 else part for place, part in enumerate(_NUMBER.split(label))]

@@ -1,28 +1,28 @@
-"""Plots: the curves of groups of runs, one panel per measure."""
+"""Plots: the curves of groups of runs, with a panel for each measure."""
 
 from collections import defaultdict
 from collections.abc import Sequence
 from math import ceil
 
+from lightning_effcx.compare.comparison import Comparison, mean_of, spread_of
 from lightning_effcx.compare.groups import Group
 from lightning_effcx.compare.runs import Run
-from lightning_effcx.compare.tables import Comparison, mean_of, spread_of
 from lightning_effcx.plotting import COLOURS, Axes, Figure, label_logarithms, simplify
 
-_DASHES = ("-", "--", ":", "-.")  # once the colours are used up
+_DASHES = ("-", "--", ":", "-.")  # the next style once all colours are used
 _PANEL = (3.4, 2.5)  # inches
-_ACROSS = 4  # panels at most
+_ACROSS = 4  # panels in a row, at most
 _LETTERS_PER_INCH = 12  # of the legend
 
 
 def plot_runs(comparison: Comparison) -> Figure:
-    """Draw every column of a comparison over the steps, but those that are single numbers.
+    """Draw each column of a comparison that is a curve.
 
-    Such are the gap, which is one of last values, and what a study found. The other curves of a
-    study are drawn over its sizes, in a logarithmic scale.
+    The gap is no curve, because it is computed from last values, nor is the number that a study
+    found. The curves of a study are drawn over its sizes, on a logarithmic axis.
 
-    A line is the mean over the runs of a group that logged the step, its band one standard
-    deviation over them on both sides.
+    A line is the mean over the runs of a group that logged the step. Its band is one standard
+    deviation over these runs on both sides.
     """
     groups = [row.group for row in comparison.rows]
     panels = [
@@ -42,6 +42,7 @@ def plot_runs(comparison: Comparison) -> Figure:
         axes = figure.add_subplot(down, across, place + 1)
         _draw(axes, groups, tag, along)
         axes.set_title(name, fontsize="medium", loc="left")
+        # A panel has a label only if the panel below does not have the same one.
         if along not in {below for *_, below in panels[place + across : place + across + 1]}:
             axes.set_xlabel(along, fontsize="small")
     figure.legend(
@@ -57,18 +58,20 @@ def plot_runs(comparison: Comparison) -> Figure:
 
 
 def _legend_columns(groups: Sequence[Group], width: float) -> int:
-    longest = max(len(group.label) for group in groups) + 6  # the line before the label
+    longest = (
+        max(len(group.label) for group in groups) + 6
+    )  # letters that the line before the label takes
     return min(len(groups), max(1, int(width * _LETTERS_PER_INCH / longest)))
 
 
 def _along(groups: Sequence[Group], tag: str) -> str:
-    """What the steps of a curve count; empty if it is a single number everywhere."""
+    """Return what the steps of a curve count; empty if no run has more than a single number."""
     curves = (run.curves[tag] for group in groups for run in group.runs if tag in run.curves)
     return next((curve.along for curve in curves if curve.along), "")
 
 
 def _draw(axes: Axes, groups: Sequence[Group], tag: str, along: str) -> None:
-    """Draw one panel; a group without the curve has an empty line, for the legend."""
+    """Draw one panel. A group without the curve gets an empty line, which the legend needs."""
     sizes: set[int] = set()
     for place, group in enumerate(groups):
         colour = COLOURS[place % len(COLOURS)]
@@ -88,7 +91,10 @@ def _draw(axes: Axes, groups: Sequence[Group], tag: str, along: str) -> None:
 def _average(
     runs: Sequence[Run], tag: str, along: str
 ) -> tuple[list[int], list[float], list[float]]:
-    """Steps, means and spreads of the runs that logged each step; nothing is interpolated."""
+    """Return steps, means and spreads over the runs that logged each step.
+
+    Nothing is interpolated between the steps of a run.
+    """
     points: defaultdict[int, list[float]] = defaultdict(list)
     for run in runs:
         if (curve := run.curves.get(tag)) and curve.along == along:

@@ -1,8 +1,9 @@
-"""Runs: the curves and hyperparameters that TensorBoard's event files hold.
+"""Runs: the curves and hyperparameters in TensorBoard's event files.
 
-An event file is a sequence of records: the payload's length (8 bytes) and its checksum (4), the
-payload and its checksum (4). We read the records ourselves, because TensorBoard's own readers end
-silently at a damaged one, and take as much memory as a record claims to need.
+An event file is a sequence of records. A record is the length of its payload (8 bytes), the
+checksum of the length (4 bytes), the payload, and the checksum of the payload (4 bytes). We read
+records ourselves: TensorBoard's own readers stop silently at a damaged record, and allocate as much
+memory as its length says.
 """
 
 import os
@@ -26,20 +27,20 @@ from lightning_effcx.reading import open_regular, visible
 HParam = str | float | bool
 HParams = dict[str, HParam]
 
-_KINDS = ("number_value", "string_value", "bool_value")  # no writer stores the others
+_KINDS = ("number_value", "string_value", "bool_value")  # no writer uses other kinds
 _HEADER = 12  # bytes
-_MOST = 2**28  # bytes of a record: pictures and embeddings take millions
+_MOST = 2**28  # bytes of a record; pictures and embeddings take millions
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One scalar of one run: `values[i]` was logged at `steps[i]`; the steps ascend.
+    """One scalar of one run.
 
     Args:
-        steps: Where it has values.
-        values: One for each step.
-        along: What the steps count; empty where the scalar is one number, along nothing.
-        at_least: Whether the last value is but a lower bound.
+        steps: The steps at which it was logged, ascending.
+        values: The value at each step.
+        along: What the steps count, such as `samples`; empty if the scalar is a single number.
+        at_least: Whether the last value is only a lower bound.
     """
 
     steps: tuple[int, ...]
@@ -55,13 +56,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class Run:
-    """One training: a directory with event files; or a study of many, as `load_studies` reads it.
+    """A training, which is a directory with event files; or a study, which `load_studies` reads.
 
     Args:
-        path: Relative to the folder that was loaded, with forward slashes; "." for that folder.
+        path: The path relative to the folder that was loaded, with forward slashes; "." for the
+            folder itself.
         hparams: The hyperparameters that were logged.
-        curves: By tag.
-        study: Of what kind the study is; empty for a training.
+        curves: The curves by tag.
+        study: The kind of study; empty for a training.
     """
 
     path: str
@@ -71,12 +73,12 @@ class Run:
 
 
 def load_runs(folder: Path) -> list[Run]:
-    """Read every run below `folder`, ordered by path.
+    """Read all runs below `folder`, ordered by path.
 
-    A directory with event files is a run if they hold any scalar. Several files in one directory
-    are one run that was resumed: where two files overlap in a curve, the later one counts, and of
-    two values for one hyperparameter the first. A file that cannot be read to its end is named in
-    a warning.
+    A directory is a run if its event files hold any scalar. Several files in one directory are one
+    run that was resumed. If two files overlap in a curve, the later file counts. If they differ in
+    a hyperparameter, the earlier file counts. A warning names each file that cannot be read to its
+    end.
     """
     directories: defaultdict[str, list[Path]] = defaultdict(list)
     for file in files_below(folder, "events.out.tfevents*"):
@@ -86,7 +88,7 @@ def load_runs(folder: Path) -> list[Run]:
 
 
 def files_below(folder: Path, pattern: str) -> list[Path]:
-    """Find what has such a name anywhere below a folder, but folders; refuse if there is none."""
+    """Find the files with such names anywhere below a folder; refuse a folder that is missing."""
     if not folder.is_dir():
         raise ValueError(f"There is no folder {visible(folder)!r}.")
     return [file for file in sorted(folder.rglob(pattern)) if not file.is_dir()]
@@ -94,13 +96,13 @@ def files_below(folder: Path, pattern: str) -> list[Path]:
 
 @dataclass
 class _Contents:
-    """What one event file holds."""
+    """What was read from one event file so far."""
 
     start: float = 0.0
     hparams: HParams = field(default_factory=dict)
     points: defaultdict[str, dict[int, float]] = field(default_factory=lambda: defaultdict(dict))
     left_out: dict[str, None] = field(default_factory=dict)
-    """What could not be taken, in words, each once."""
+    """Descriptions of what could not be read, each once, in order."""
 
 
 def _merge(path: str, files: Iterator[_Contents]) -> Run:
@@ -116,7 +118,10 @@ def _merge(path: str, files: Iterator[_Contents]) -> Run:
 
 
 def _outside(points: dict[int, float], first: int, last: int) -> dict[int, float]:
-    """Drop what a resumed training did over again, also at steps that it did not log again."""
+    """Drop the points in the range of steps that a resumed training repeated.
+
+    This includes steps at which the resumed training did not log the value again.
+    """
     return {step: value for step, value in points.items() if not first <= step <= last}
 
 
@@ -126,37 +131,37 @@ def _curve(points: dict[int, float]) -> Curve:
 
 
 def _read(path: Path) -> _Contents:
-    """Read one event file as far as it is whole; say in one warning what is not."""
+    """Read one event file up to its first damage; give one warning for all that was not read."""
     contents = _Contents()
     count = 0
     try:
         with open_regular(path) as file:
             for record in _records(file, contents):
-                _take(Event.FromString(record), contents)
+                _add(Event.FromString(record), contents)
                 count += 1
     except DecodeError:
-        _warn(path, "a record is no event", count, contents)
+        _warn_of_damage(path, "a record is no event", count, contents)
     except (EOFError, ValueError) as damage:
-        _warn(path, str(damage), count, contents)
+        _warn_of_damage(path, str(damage), count, contents)
     except OSError as error:
-        _warn(path, f"the file cannot be read ({error.strerror})", count, contents)
+        _warn_of_damage(path, f"the file cannot be read ({error.strerror})", count, contents)
     else:
         if contents.left_out:
-            _say(path, f"{'; '.join(contents.left_out)}; the rest was read")
+            _warn(path, f"{'; '.join(contents.left_out)}; the rest was read")
     return contents
 
 
-def _warn(path: Path, damage: str, count: int, contents: _Contents) -> None:
+def _warn_of_damage(path: Path, damage: str, count: int, contents: _Contents) -> None:
     if count == 0:
         read = "nothing was read"
     elif count == 1:
         read = "the 1 event before that was read"
     else:
         read = f"the {count} events before that were read"
-    _say(path, "; ".join([*contents.left_out, damage, read]))
+    _warn(path, "; ".join([*contents.left_out, damage, read]))
 
 
-def _say(path: Path, what: str) -> None:
+def _warn(path: Path, what: str) -> None:
     warnings.warn(f"{visible(path)}: {what}.", stacklevel=2)
 
 
@@ -172,7 +177,7 @@ def _records(file: BinaryIO, contents: _Contents) -> Iterator[bytes]:
         if not _intact(header):
             raise ValueError("no record starts where one should")
         size = int.from_bytes(header[:8], "little") + 4
-        if size > max(end - file.tell(), 0):  # before any memory is taken for it
+        if size > max(end - file.tell(), 0):  # checked before memory is allocated
             raise EOFError("the file ends in the middle of a record")
         if size > _MOST:
             contents.left_out[f"a record of {size:,} bytes was left out"] = None
@@ -191,11 +196,11 @@ def _payload(body: bytes, size: int) -> bytes:
 
 
 def _intact(checked: bytes) -> bool:
-    """Tell whether the checksum in the last four bytes is that of the bytes before."""
+    """Tell whether the last four bytes are the checksum of the bytes before."""
     return bool(masked_crc32c(checked[:-4]) == int.from_bytes(checked[-4:], "little"))
 
 
-def _take(event: Any, contents: _Contents) -> None:
+def _add(event: Any, contents: _Contents) -> None:
     """Add the scalars and hyperparameters of one event."""
     contents.start = contents.start or event.wall_time
     for value in event.summary.value:
@@ -205,7 +210,7 @@ def _take(event: Any, contents: _Contents) -> None:
         elif value.HasField("simple_value"):  # as torch and older writers store scalars
             contents.points[tag][event.step] = float(value.simple_value)
         elif value.HasField("tensor") and (
-            # Some writers say only once per tag that its tensors are scalars.
+            # Some writers say only once for each tag that its tensors are scalars.
             value.metadata.plugin_data.plugin_name == "scalars" or tag in contents.points
         ):
             scalar = _scalar(value.tensor)
@@ -216,12 +221,15 @@ def _take(event: Any, contents: _Contents) -> None:
 
 
 def _scalar(tensor: Any) -> float | None:
-    """Return the number in a tensor that holds but one; its shape may claim any memory."""
+    """Return the number in a tensor of a single number, else `None`.
+
+    The shape is checked first, because `make_ndarray` would allocate whatever it says.
+    """
     if any(dimension.size != 1 for dimension in tensor.tensor_shape.dim):
         return None
     try:
         return float(make_ndarray(tensor).item())
-    except (LookupError, OverflowError, TypeError, ValueError):  # of text, or of an unknown type
+    except (LookupError, OverflowError, TypeError, ValueError):  # text, or an unknown type
         return None
 
 

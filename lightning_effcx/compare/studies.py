@@ -1,8 +1,8 @@
-"""Studies: what the folders of studies hold, as runs.
+"""Studies: read the folders of studies as runs.
 
-Two files of such a folder are read: `study.json` says what the study is, and `found.json`, which is
-there once it has come to its end, what it found. The curves go along the sizes that the study
-tried, of the numbers of samples or of hidden units; a number that it found is along nothing.
+Two files of a folder are read. `study.json` says what the study is. `found.json` says what it
+found, and exists once the study has ended. The curves of such a run are over the sizes that the
+study tried: numbers of samples, or of hidden units. What the study found is a single number.
 """
 
 import warnings
@@ -15,14 +15,14 @@ from lightning_effcx.reading import read_json, visible
 from lightning_effcx.tags import Tag
 
 _UNREADABLE = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
-_DIGEST = "data"  # of samples: it tells nobody anything, and may differ between seeds
+_DIGEST = "data"  # the digest of the samples: no reader knows it, and it may depend on the seed
 
 
 def load_studies(folder: Path) -> list[Run]:
-    """Read every study below `folder` that has come to an end, ordered by path.
+    """Read all studies below `folder` that have ended, ordered by path.
 
-    A study that has not is named in a warning, as is one whose files cannot be read. Those of other
-    kinds are passed over.
+    A warning names each study that has not ended, or whose files cannot be read. Studies of unknown
+    kinds are ignored.
     """
     runs = [_read(file.parent, folder) for file in files_below(folder, "study.json")]
     return [run for run in runs if run]
@@ -34,16 +34,16 @@ def _read(study: Path, below: Path) -> Run | None:
         entries = read_json(study / "study.json")
         kind, arguments = str(entries["kind"]), _hparams(entries["arguments"])
     except _UNREADABLE:
-        _warn(study, "study.json does not say what the study is; it was left out")
+        _warn(study, "study.json does not say what the study is, so it was left out")
     if kind not in _KINDS:
         return None
     try:
         goal, curves = _KINDS[kind](read_json(study / "found.json"))
     except FileNotFoundError:
-        _warn(study, "the study has not come to its end; run it again to go on")
+        _warn(study, "the study has not ended; run it again to go on")
         return None
     except _UNREADABLE:
-        _warn(study, "found.json does not say what the study found; run it again to have it anew")
+        _warn(study, "found.json does not say what the study found; run it again to repair it")
         return None
     path = visible(study.relative_to(below).as_posix())
     return Run(path, {"study": kind} | arguments | goal, curves, study=kind)
@@ -62,7 +62,7 @@ def _hparams(arguments: dict[str, Any]) -> HParams:
 
 
 def _hparam(value: Any) -> HParam:
-    """Take numbers as TensorBoard does, and as text what is neither number nor text."""
+    """Return a number as a float, as TensorBoard stores it, and anything else as text."""
     if isinstance(value, bool):
         return value
     return float(value) if isinstance(value, (int, float)) else visible(value)
@@ -96,7 +96,7 @@ def _number(name: str, value: float, *, at_least: bool = False) -> dict[str, Cur
 def _curves(
     kind: str, names: Iterable[str], table: list[dict[str, Any]], *, size: str, along: str
 ) -> dict[str, Curve]:
-    """Make a curve of every column of a table in which any entry is known."""
+    """Make a curve of each column of a table that has any value."""
     curves = {}
     for name in names:
         known = [(int(row[size]), float(row[name])) for row in table if row[name] is not None]

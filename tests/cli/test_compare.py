@@ -134,7 +134,7 @@ def test_compare_reads_studies_beside_runs(runs, tmp_path, capsys, monkeypatch):
     assert "make_module=nets:Net(8)" in out
     assert "≥ 32.00" in out
     assert groups_in(out) == ["regularizer=l2", "regularizer=none"]
-    assert err == f"warning: {stopped}: the study has not come to its end; run it again to go on.\n"
+    assert err == f"warning: {stopped}: the study has not ended; run it again to go on.\n"
     assert plot.stat().st_size > 0
 
 
@@ -160,8 +160,8 @@ def test_a_damaged_file_is_one_plain_line_on_stderr(runs, capsys):
         (["runs", "--csv=no/a.csv"], "There is no folder 'no' to write a.csv to."),
         (["runs", "--json=no/a.json"], "There is no folder 'no' to write a.json to."),
         (["runs", "--plot=no/a.png"], "There is no folder 'no' to write a.png to."),
-        (["runs", "--sort=x"], f"No column is named 'x'; there is {COLUMNS}."),
-        (["runs", "--metric=x"], f"No metric matches 'x'; there is {COLUMNS}."),
+        (["runs", "--sort=x"], f"No column is named 'x': expected one of {COLUMNS}."),
+        (["runs", "--metric=x"], f"No metric matches 'x': expected one of {COLUMNS}."),
     ],
 )
 def test_what_is_wrong_is_one_sentence_on_stderr(runs, capsys, monkeypatch, options, sentence):

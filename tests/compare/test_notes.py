@@ -41,8 +41,8 @@ def test_a_run_that_crashed_does_not_count_and_is_named(crashed):
     assert (cell.mean, cell.n) == (11.5, 2)
     (note,) = notes_of(comparison)
     assert note == (
-        "* The last values of the run l2/seed_2 are of step 7, those of others of reg=l2 of step "
-        "159: the run does not count."
+        "* In the run l2/seed_2 the last values of all columns are of step 7, in other runs of "
+        "reg=l2 of step 159. They are left out of the means."
     )
 
 
@@ -52,7 +52,7 @@ def test_what_does_not_count_is_marked_in_every_form(crashed, capsys):
     out = capsys.readouterr().out
     assert "11.50 ± 0.71*" in out
     assert "20.50 ± 0.71 " in out
-    assert "* The last values of the run l2/seed_2 are of step 7" in out
+    assert "* In the run l2/seed_2 the last values of all columns are of step 7" in out
     (l2, none) = json.loads(formats.as_json(comparison))
     column = {"steps": [159, 159], "left_out": {"l2/seed_2": 7}}
     assert column.items() <= l2["columns"]["jacobian_norm"].items()
@@ -73,8 +73,8 @@ def test_a_measure_that_was_skipped_at_the_end_does_not_count_but_other_values_d
     assert comparison.uneven == {"jacobian_norm"}
     (note,) = notes_of(comparison)
     assert note == (
-        "* The last values of the run a/version_1 are of step 23, those of others of a of step "
-        "159: jacobian_norm does not count."
+        "* In the run a/version_1 the last values of jacobian_norm are of step 23, in other runs "
+        "of a of step 159. They are left out of the means."
     )
 
 
@@ -120,8 +120,8 @@ def test_runs_without_hyperparameters_that_form_a_group_are_named(tmp_path, caps
         write_finals(tmp_path / "lightning_logs" / f"version_{version}", {NORM: 1.0})
     (note,) = notes(tmp_path)
     assert note == (
-        "4 runs in lightning_logs have no hyperparameters, so they count as repetitions of each "
-        "other, though they may be trained differently: call save_hyperparameters() in the module, "
+        "4 runs in lightning_logs have no hyperparameters, so they are averaged as repetitions of "
+        "each other. If they were trained differently, call save_hyperparameters() in the module, "
         "or pass ComplexityMonitor(hparams={...})."
     )
     main(["compare", str(tmp_path)])
@@ -146,7 +146,8 @@ def test_long_lists_of_names_are_cut(tmp_path):
     early = dict.fromkeys(curves, until(7, 1.0)) | {"val_loss": until(159, 1.0)}
     write_events(tmp_path / "version_1", early, reg="l2")
     (note,) = notes(tmp_path)
-    assert note.endswith("measure_0, measure_1, measure_2, measure_3 and 2 more do not count.")
+    names = "measure_0, measure_1, measure_2, measure_3 and 2 more"
+    assert f"the last values of {names} are of step 7, in" in note
 
 
 @pytest.mark.parametrize("width", [80, 120, 200])

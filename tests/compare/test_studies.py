@@ -165,7 +165,7 @@ def warned(folder, sentence):
 def test_a_study_that_was_stopped_is_named_and_the_rest_is_read(tmp_path):
     stopped = write_study(tmp_path / "a", "emc", None)
     write_study(tmp_path / "b", "emc", emc(8, ERRORS))
-    with warned(stopped, "the study has not come to its end; run it again to go on."):
+    with warned(stopped, "the study has not ended; run it again to go on."):
         assert [run.path for run in load_studies(tmp_path)] == ["b"]
 
 
@@ -173,7 +173,7 @@ def test_a_study_that_was_stopped_is_named_and_the_rest_is_read(tmp_path):
 def test_a_folder_that_does_not_say_what_the_study_is_is_named_and_left_out(tmp_path, text):
     folder = write_study(tmp_path / "a", "emc", emc(8, ERRORS))
     (folder / "study.json").write_bytes(text.encode(errors="surrogateescape"))
-    with warned(folder, "study.json does not say what the study is; it was left out."):
+    with warned(folder, "study.json does not say what the study is, so it was left out."):
         assert load_studies(tmp_path) == []
 
 
@@ -184,7 +184,7 @@ def test_a_folder_that_does_not_say_what_the_study_found_is_named_and_left_out(
 ):
     folder = write_study(tmp_path / "a", kind, {})
     (folder / "found.json").write_text(text)
-    sentence = "found.json does not say what the study found; run it again to have it anew."
+    sentence = "found.json does not say what the study found; run it again to repair it."
     with warned(folder, sentence):
         assert load_studies(tmp_path) == []
 

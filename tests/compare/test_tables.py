@@ -4,7 +4,7 @@ import pytest
 from event_files import made, write_finals
 
 from lightning_effcx.compare import compare_runs, load_runs
-from lightning_effcx.compare.tables import ComparisonCell
+from lightning_effcx.compare.comparison import ComparisonCell
 
 
 def names(comparison):
@@ -141,7 +141,8 @@ def test_a_pattern_that_matches_nothing_lists_what_there_is():
         "val_loss",
     ]
     message = (
-        r"^No metric matches 'fisher\*'; there is jacobian_norm, effcx_sites/length/\*, val_loss\.$"
+        r"^No metric matches 'fisher\*': "
+        r"expected one of jacobian_norm, effcx_sites/length/\*, val_loss\.$"
     )
     with pytest.raises(ValueError, match=message):
         compare_runs([made("a", dict.fromkeys(tags, 1.0))], metrics=["val_*", "fisher*"])
@@ -169,7 +170,7 @@ def test_sorting_puts_groups_without_a_value_last_both_ways():
 
 
 def test_sorting_by_an_unknown_column_lists_the_columns():
-    message = r"^No column is named 'loss'; there is val_loss, gap \(loss\)\.$"
+    message = r"^No column is named 'loss': expected one of val_loss, gap \(loss\)\.$"
     with pytest.raises(ValueError, match=message):
         compare_runs([made("a", {"val_loss": 1.0, "train_loss": 1.0})], sort="-loss")
 
