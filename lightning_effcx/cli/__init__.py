@@ -1,4 +1,4 @@
-"""The command `effcx`: each of its commands is one call into a room."""
+"""The command line `effcx`, whose commands compare runs and run studies."""
 
 import argparse
 import sys
@@ -10,10 +10,10 @@ from lightning_effcx.cli.files import say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return an exit code, after saying on stderr what was wrong.
+    """Run a command and return its exit code. Errors and warnings are printed on stderr.
 
-    It is 0 if all was read and done, 1 if something was left out, which is named on stderr, 2 if
-    the command was refused, and 130 if it was interrupted.
+    The exit code is 0 if everything was read and done, 1 if something was left out, 2 if the
+    command was refused, and 130 if it was interrupted.
     """
     arguments = _parser().parse_args(argv)
     try:
@@ -23,16 +23,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as interrupt:
         sys.stderr.write(": ".join(["effcx: interrupted", *map(str, interrupt.args)]) + "\n")
-        return 130  # as of all that ends by that signal
+        return 130  # the usual code after SIGINT: 128 + 2
     return 0 if complete else 1
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "effcx",
-        description="See how complex the functions are that your networks represent.",
-        epilog="Exit codes: 0 if everything was read and done; 1 if something was left out, which "
-        "is named on stderr; 2 if the command was refused; 130 if it was interrupted.",
+        description="Measure how complex the functions are that your networks represent.",
+        epilog="Exit codes: 0 if everything was read and done; 1 if something was left out (stderr "
+        "says what); 2 if the command was refused (stderr says why); 130 if it was interrupted.",
     )
     parser.add_argument("--version", action="version", version=f"effcx {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -109,7 +109,7 @@ def test_trainings_that_failed_are_told_on_stderr(capsys):
 def test_interrupted_a_study_says_where_it_goes_on_from(capsys):
     assert emc("--folder=kept", factory="interrupted_study") == 130
     told = capsys.readouterr().err
-    assert told == "effcx: interrupted: the same command goes on from what is in kept\n"
+    assert told == "effcx: interrupted: run the same command again to go on from kept\n"
     assert len(Path("kept/results.jsonl").read_text().splitlines()) == 2
     assert emc(factory="interrupted_study") == 130
     assert capsys.readouterr().err == "effcx: interrupted\n"
@@ -230,19 +230,19 @@ def test_a_student_that_failed_is_told_on_stderr(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ("mimic factories:", "There is no 'factories:' (a module"),
+        ("mimic factories:", "'factories:' is a module: expected a function, PACK"),
         ("mimic factories:no", "There is no 'factories:no' (module 'factories' has no attribute"),
         ("mimic nowhere:made", "There is no 'nowhere:made' (No module named 'nowhere'): expected "),
-        ("mimic factories:nothing", "factories:nothing returned a NoneType, expected a dictionary"),
+        ("mimic factories:nothing", "factories:nothing returned a NoneType: expected a dictionary"),
         (
             "mimic factories:misspelt",
-            "factories:misspelt returned a dictionary with 'heldout', expected some of network, da",
+            "factories:misspelt returned a dictionary with 'heldout': expected some of network, da",
         ),
         (
             "mimic factories:networkless",
-            "factories:networkless returned a dictionary without 'network', expected network, data",
+            "factories:networkless returned a dictionary without 'network': expected network, data",
         ),
-        ("descent procedures:study", "procedures:study returned a dictionary without 'samples', e"),
+        ("descent procedures:study", "procedures:study returned a dictionary without 'samples': e"),
         ("mimic factories:unlabelled", "the dataset has no labels: expected (x, y), or labels=Fa"),
         ("mimic factories:made --plot=no/a.png", "There is no folder 'no' to write a.png to."),
         ("emc procedures:study --json=no/a.json", "There is no folder 'no' to write a.json to."),
@@ -264,14 +264,16 @@ def test_a_factory_that_fails_is_told_with_the_place(capsys):
     assert mimic("failing") == 2
     err = capsys.readouterr().err
     assert 'return {}["data"]' in err
-    assert err.endswith("effcx: factories:failing failed, as told above, with KeyError('data').\n")
+    assert err.endswith(
+        "effcx: factories:failing failed with KeyError('data'); see the traceback above.\n"
+    )
 
 
 def test_sizes_are_numbers(capsys):
     for command in (["mimic", "a:b", "--students=8,x"], ["emc", "a:b", "--sizes=8,x"]):
         with pytest.raises(SystemExit, match=r"^2$"):
             main(command)
-        sentence = "'8,x' are no sizes, expected whole numbers, such as 8,16,32"
+        sentence = "'8,x' are no sizes: expected whole numbers, such as 8,16,32"
         assert sentence in capsys.readouterr().err
 
 
@@ -281,7 +283,7 @@ def test_help_explains_the_factory_and_tells_the_defaults_of_the_study(capsys, c
     with pytest.raises(SystemExit, match=r"^0$"):
         main([command, "--help"])
     out = " ".join(capsys.readouterr().out.split())
-    assert f"returns a dictionary of those of lightning_effcx.studies.{function}, such as" in out
+    assert f"a dictionary of arguments for lightning_effcx.studies.{function}, such as" in out
     options = out.split(" --")
     parameters = signature(getattr(studies, function)).parameters
     told = [re.fullmatch(r"([a-z-]+) .*; default ([^ ]+)", option) for option in options]
