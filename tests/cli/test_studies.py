@@ -10,7 +10,8 @@ import pytest
 from procedures import study as procedure
 
 from lightning_effcx import studies
-from lightning_effcx.cli import _parser, main
+from lightning_effcx.cli import main
+from lightning_effcx.cli.command import _parser
 from lightning_effcx.studies import effective_model_complexity
 
 SUPPORT = Path(__file__).parents[1] / "support"
