@@ -37,11 +37,11 @@ from lightning_effcx.network import (
     Network,
     Target,
     UnrestorableError,
-    select_samples,
     capture_network,
     check_finite,
     is_target,
     join_words,
+    select_samples,
 )
 from lightning_effcx.options import check_count, check_kind, check_seed, check_switch, refusal
 from lightning_effcx.tags import Tag, check_name, of_key, renewed, slashed

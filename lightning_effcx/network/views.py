@@ -1,7 +1,8 @@
 """Views: a module as the network that measures look at, a function of one tensor.
 
-A network may hold something fixed for each sample, such as a mask, and so be another function for
-each of them: `has_per_sample_arguments` tells, and `select_samples` returns the one that it is for some.
+A network may hold arguments fixed that differ between samples, such as a mask. It is then another
+function for each sample: `has_per_sample_arguments` tells so, and `select_samples` returns the
+function of some samples.
 """
 
 from collections.abc import Callable, Iterator
