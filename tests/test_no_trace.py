@@ -21,7 +21,7 @@ from user_architectures import ARCHITECTURES
 
 from lightning_effcx import functional, metrics
 from lightning_effcx.network.observe import observing
-from lightning_effcx.network.views import View
+from lightning_effcx.network.views import FunctionView
 from lightning_effcx.paths import Segment
 
 SAMPLES = 3
@@ -92,7 +92,7 @@ def of_architecture(name: str) -> tuple[nn.Module, Tensor]:
     module = architecture.make()
     batch = next(iter(architecture.loader(1, shuffle=False)))
     (x, *_), function = architecture.reads(module, batch)
-    return View(module, lambda _, x: function(x)), x.detach()[:SAMPLES]
+    return FunctionView(module, lambda _, x: function(x)), x.detach()[:SAMPLES]
 
 
 def of_idiom(make: Callable[[], nn.Module]) -> tuple[nn.Module, Tensor]:

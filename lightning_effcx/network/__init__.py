@@ -1,4 +1,4 @@
-"""Which network is measured, and how it is looked at without leaving a trace."""
+"""The network: find what to measure, and look at it without leaving a trace."""
 
 from lightning_effcx.network.calls import Call
 from lightning_effcx.network.capture import Captured, capture_network

@@ -1,4 +1,4 @@
-"""Calls: what a module was called with, sample by sample."""
+"""Calls: the arguments of a call of a module, sample by sample."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,17 +17,17 @@ Given: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """What a part of a module was called with.
+    """The arguments of a call of a module, or of a part of it.
 
     Attributes:
         part: The part's dotted name; empty for the module itself.
-        given: Its positional and its keyword arguments.
+        given: The positional and the keyword arguments.
         samples: How many samples `n` are kept.
-        total: How many there were.
-        varying: The places of the tensors among the arguments that are of shape `(n, ...)`. All
-            else is the same for all samples.
-        origin: Where the only argument is from, in words, if this is no call that was heard.
-        why: Why that was taken, in words, if the user did not say so.
+        total: How many samples there were.
+        varying: The places of the arguments of shape `(n, ...)`. All other arguments are the same
+            for all samples.
+        origin: If there was no such call: where the only argument comes from, in words.
+        why: If the user did not choose this argument: why it was taken, in words.
     """
 
     part: str
@@ -47,18 +47,18 @@ class Call:
         most: int,
         rows: Sequence[int] = (),
     ) -> Self | None:
-        """Keep the first samples of a call, `most` of them; nothing of a call without tensors.
+        """Keep the first samples of a call. Return `None` for a call without tensors.
 
-        There are as many samples as the outputs have rows, if a tensor among the arguments has as
-        many, too. Else the first floating-point tensor tells their number, or the first tensor if
-        there is none of these. Tensors without elements tell nothing.
+        The number of samples is the number of rows of an output, if an argument has as many rows.
+        Otherwise it is the number of rows of the first floating-point argument, or of the first
+        tensor if no argument is floating-point. Tensors without elements are passed over.
 
         Args:
             part: As in the class.
-            args: As in the class.
-            kwargs: As in the class.
+            args: The positional arguments.
+            kwargs: The keyword arguments.
             most: How many samples to keep.
-            rows: How many rows each of the outputs of the call has.
+            rows: How many rows each output of the call has.
         """
         found = [(place, tensor) for place, tensor in leaves((args, kwargs)) if tensor.dim()]
         full = [tensor for _, tensor in found if tensor.numel()]
@@ -75,16 +75,16 @@ class Call:
         return cls(part, map_tensors((args, kwargs), kept), min(n, most), n, varying)
 
     def is_of_one_argument(self) -> bool:
-        """Tell whether there was nothing but one positional argument, a tensor."""
+        """Return whether a tensor was the only argument, and positional."""
         args, kwargs = self.given
         return len(args) == 1 and isinstance(args[0], Tensor) and not kwargs
 
     def tensors(self) -> dict[Place, Tensor]:
-        """Return all tensors among the arguments, by their places."""
+        """Return all tensors among the arguments, by place."""
         return dict(leaves(self.given))
 
     def of_samples(self) -> dict[Place, Tensor]:
-        """Return the tensors of shape `(n, ...)`, by their places."""
+        """Return the arguments of shape `(n, ...)`, by place."""
         return {place: at(self.given, place) for place in self.varying}
 
     def replaced(self, tensors: Mapping[Place, Tensor], samples: int | None = None) -> Self:
@@ -104,17 +104,18 @@ class Call:
     def copied(self) -> Self:
         """Return the same call with copies of all tensors.
 
-        Outside of inference mode they are ordinary tensors, also where the call was heard in it.
+        Copies that are made outside of inference mode are ordinary tensors, even if the call was
+        recorded inside it.
         """
-        return replace(self, given=copied(self.given))
+        return replace(self, given=copy_arguments(self.given))
 
     def rows(self, index: Tensor | slice) -> Self:
-        """Return the call with some of the samples."""
+        """Return the call with some of its samples."""
         chosen = {place: tensor[index] for place, tensor in self.of_samples().items()}
         return self.replaced(chosen, len(chosen[self.varying[0]]))
 
     def fits(self, other: Self) -> bool:
-        """Tell whether the samples of another call can be joined to these."""
+        """Return whether the samples of another call can be joined to these."""
         own, others = self.tensors(), other.tensors()
         return (self.part, self.varying, [*own]) == (other.part, other.varying, [*others]) and all(
             tensor.shape[1:] == others[place].shape[1:] and tensor.dtype == others[place].dtype
@@ -124,34 +125,34 @@ class Call:
         )
 
     def joined(self, others: Sequence[Self]) -> Self:
-        """Return the call with the samples of other calls that fit it after its own."""
+        """Return the call with the samples of other calls after its own. The calls must fit."""
         tensors = [self.of_samples(), *(other.of_samples() for other in others)]
         all_of_them = {place: torch.cat([t[place] for t in tensors]) for place in self.varying}
         return self.replaced(all_of_them, len(all_of_them[self.varying[0]]))
 
 
-def copied(given: Given) -> Given:
+def copy_arguments(given: Given) -> Given:
     """Copy all tensors among some arguments."""
     copies: Given = map_tensors(given, lambda _, tensor: tensor.detach().clone())
     return copies
 
 
-def rows_of(outputs: Any) -> list[int]:
+def count_rows(outputs: Any) -> list[int]:
     """Return how many rows each tensor among some outputs has."""
     tensors = [tensor for _, tensor in leaves(outputs)]
     return [len(tensor) for tensor in tensors if not tensor.is_nested and tensor.dim()]
 
 
-def within(module: nn.Module, call: Call, part: str) -> Call | None:
-    """Call a module; return what it calls a part of it with, all of the rows."""
+def call_of_part(module: nn.Module, call: Call, part: str) -> Call | None:
+    """Call a module. Return its first call of a part, with all rows, or `None` without tensors."""
     given: list[Given] = []
-    heard: list[Call | None] = []
+    found: list[Call | None] = []
 
     def enter(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        given.append(copied((args, kwargs)))  # which the part may change
+        given.append(copy_arguments((args, kwargs)))  # the part may change its arguments
 
     def leave(_: nn.Module, __: Any, outputs: Any) -> None:
-        heard.append(Call.of(part, *given.pop(), sys.maxsize, rows_of(outputs)))
+        found.append(Call.of(part, *given.pop(), sys.maxsize, count_rows(outputs)))
 
     with ExitStack() as stack:
         inner = module.get_submodule(part)
@@ -159,4 +160,4 @@ def within(module: nn.Module, call: Call, part: str) -> Call | None:
         stack.callback(inner.register_forward_hook(leave).remove)
         args, kwargs = call.given
         module(*args, **kwargs)
-    return next((found for found in heard if found is not None), None)
+    return next((each for each in found if each is not None), None)

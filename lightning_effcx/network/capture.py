@@ -1,39 +1,44 @@
-"""Capture: what a LightningModule is, as a function of one tensor.
+"""Capture: the user's module as a function of one tensor.
 
-The network is the user's module, or the part or the function of it that they name. Its input is
-what the module was really called with while its step ran (`recorder.py`): all floating-point
-tensors among the arguments that have one row for each sample, jointly, in whatever order the
-arguments stand; the other arguments are held fixed. If there are none, the input is what the first
-embedding makes of the tokens, which are whole numbers. Tensors without elements are never an input.
+The network is the user's module, or a part or a function of it that they name. Its input comes from
+the first call of the module in its own step (see `recorder.py`): all floating-point tensors among
+the arguments that have a row for each sample, joined. The other arguments are held fixed. If no
+argument is floating-point, the input is the output of the first embedding of the tokens.
 
-The outputs are flattened to `(n, k)`: of a structure, the first floating-point tensor `(n, ...)`.
-The whole call is evaluated, but measures follow only what these outputs depend on, and leave out,
-for instance, a loss that the call computes beside them.
+The output is flattened to `(n, k)`. Of several outputs the first floating-point tensor `(n, ...)`
+is taken. The whole call is evaluated, but measures look only at what this output depends on, not
+at a loss, for instance, that the call computes as well.
 """
 
-from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lightning_effcx.network.calls import Call, within
-from lightning_effcx.network.description import announced
-from lightning_effcx.network.embeddings import embedded
+from lightning_effcx.network.calls import Call, call_of_part
+from lightning_effcx.network.description import describe_network
+from lightning_effcx.network.embeddings import find_embedding
 from lightning_effcx.network.inputs import ChooseNetwork
-from lightning_effcx.network.naming import join_words, name
+from lightning_effcx.network.naming import argument_name, join_words
 from lightning_effcx.network.nested import Place, describe
 from lightning_effcx.network.observe import Network
-from lightning_effcx.network.outputs import ChooseOutput, check_apart, output_place
+from lightning_effcx.network.outputs import ChooseOutput, check_samples_independent, find_output
 from lightning_effcx.network.state.unrestorable import UnrestorableError
-from lightning_effcx.network.views import Called, View, matrix
+from lightning_effcx.network.views import CallView, FunctionView, View, matrix
 
-_SHOWN = 12  # names of parts: the nearest to that which is not there
+_SHOWN = 12  # names of parts in a message, the most similar ones
 
 
 class Captured(NamedTuple):
-    """A network, its input `(n, ...)`, its outputs there, `(n, k)`, and what is what, in words."""
+    """A captured network.
+
+    Attributes:
+        network: Maps the input to the outputs.
+        x: The input, `(n, ...)`.
+        outputs: The outputs there, `(n, k)`.
+        words: What the network, its input and its outputs are, in one line.
+    """
 
     network: Network
     x: Tensor
@@ -47,44 +52,45 @@ def capture_network(
     choice: ChooseNetwork | None = None,
     output: ChooseOutput | None = None,
 ) -> Captured:
-    """Return the network that the user means, as a function of what it was called with.
+    """Return the network that the user means, as a function of one tensor.
 
     Args:
-        module: The user's module; enter `observing` before.
-        call: What the module, or a part of it, was called with.
-        choice: A part that is called within that call, or a function of the module and `x` that
-            returns the outputs, in place of it.
-        output: Which of the outputs to take, by name or index, where there are several.
+        module: The user's module. Enter `observing` before.
+        call: The arguments with which the module, or a part of it, was called.
+        choice: The user's `network=`: the name of a part that is called within that call, or a
+            function of the module and `x` that returns the outputs.
+        output: The user's `output=`: the name or index of the output, where there are several.
     """
     path = choice if isinstance(choice, str) else call.part
-    part = _part(module, path)
+    part = _find_part(module, path)
     for tensor in call.of_samples().values():
         _check_real(tensor)
-    call, network, x, raw = _evaluated(module, part, call, choice)
-    network.place = output_place(raw, len(x), output)
-    outputs = network.matrix(raw)
-    check_apart(network, x, raw)
-    words = announced(module, path, call, network, x, raw)
-    alone = isinstance(network, Called) and network.inputs and call.is_of_one_argument()
-    if alone and not network.writes and isinstance(raw, Tensor) and raw.dim() == 2:  # noqa: PLR2004 a matrix
-        return Captured(part, x, outputs, words)  # the module by itself
-    return Captured(network, x, outputs, words)
+    call, view, x, raw = _evaluate(module, part, call, choice)
+    view = view.changed(place=find_output(raw, len(x), output))
+    outputs = view.matrix(raw)
+    check_samples_independent(view, x, raw)
+    words = describe_network(module, path, call, view, x, raw)
+    alone = isinstance(view, CallView) and view.inputs and call.is_of_one_argument()
+    if alone and not view.writes and isinstance(raw, Tensor) and raw.dim() == 2:  # noqa: PLR2004 a matrix
+        return Captured(part, x, outputs, words)  # no view is needed
+    return Captured(view, x, outputs, words)
 
 
-def _evaluated(
+def _evaluate(
     module: nn.Module, part: nn.Module, call: Call, choice: ChooseNetwork | None
 ) -> tuple[Call, View, Tensor, Any]:
-    """Return the call of the part, the network, its input, and all that it returns for it."""
+    """Return the call of the part, its view, its input, and everything that it returns."""
     try:
         if isinstance(choice, str) and call.part != choice:
-            call = _inner(module, call, choice)
-        return call, *_called_once(part, call, choice)
+            call = _inner_call(module, call, choice)
+        return call, *_evaluate_once(part, call, choice)
     except NotImplementedError as error:
         raise ValueError(
             f"no network was found: {type(part).__name__} has no forward, or an unfinished one, "
-            "and no call of an only child with parameters was heard"
+            "and no call of an only child with parameters was seen: name the part to measure with "
+            "network='...'"
         ) from error
-    except (UnrestorableError, _UnclearError):
+    except (UnrestorableError, _UnclearInputError):
         raise
     except Exception as error:
         shapes = ", ".join(describe(t) for t in call.tensors().values())
@@ -96,23 +102,27 @@ def _evaluated(
         ) from error
 
 
-def _called_once(
+def _evaluate_once(
     part: nn.Module, call: Call, choice: ChooseNetwork | None, *, writes: bool = False
 ) -> tuple[View, Tensor, Any]:
-    """Return the network, its input, and all that it returns for it."""
-    copied = call.copied()
-    network: View
-    network, x = _viewed(part, copied, choice) if callable(choice) else _called(part, copied)
-    network.writes = writes
-    given = (x, *copied.tensors().values())
+    """Return the view of the part, its input, and everything that it returns."""
+    own = call.copied()
+    view: View
+    if callable(choice):
+        x = next(iter(own.of_samples().values())).to(_precision(part))
+        view = FunctionView(part, choice, writes=writes)
+    else:
+        found, x = _view_of_call(part, own)
+        view = found.changed(writes=writes)
+    given = (x, *own.tensors().values())
     versions = [tensor._version for tensor in given]  # noqa: SLF001
-    raw = network.all_outputs(x)
+    raw = view.all_outputs(x)
     if not writes and versions != [tensor._version for tensor in given]:  # noqa: SLF001
-        return _called_once(part, call, choice, writes=True)
-    return network, x, raw
+        return _evaluate_once(part, call, choice, writes=True)
+    return view, x, raw
 
 
-def _part(module: nn.Module, path: str) -> nn.Module:
+def _find_part(module: nn.Module, path: str) -> nn.Module:
     try:
         return module.get_submodule(path)
     except AttributeError:
@@ -124,58 +134,51 @@ def _part(module: nn.Module, path: str) -> nn.Module:
         ) from None
 
 
-def _inner(module: nn.Module, call: Call, part: str) -> Call:
-    """Return what a part is called with within a call of the module, as the weights are now."""
-    found = within(_part(module, call.part), call.copied(), part)
+def _inner_call(module: nn.Module, call: Call, part: str) -> Call:
+    """Return the call of a part within a call of the module, with the weights of now."""
+    found = call_of_part(_find_part(module, call.part), call.copied(), part)
     if found is None:
         raise LookupError(f"network={part!r} was not called with tensors")
     return found
 
 
-def _viewed(
-    part: nn.Module, call: Call, function: Callable[[nn.Module, Tensor], Any]
-) -> tuple[View, Tensor]:
-    x = next(iter(call.of_samples().values()))
-    return View(part, function), x.to(_precision(part))
-
-
-def _called(part: nn.Module, call: Call) -> tuple[Called, Tensor]:
-    """Find the inputs in a call, and what the network is as a function of them."""
+def _view_of_call(part: nn.Module, call: Call) -> tuple[CallView, Tensor]:
+    """Find the inputs in a call. Return the part as a function of them, and their value."""
     tensors = call.of_samples()
     inputs = tuple(place for place, t in tensors.items() if t.is_floating_point() and t.numel())
     if inputs:
         several = [tensors[place].to(_precision(part)) for place in inputs]
         x = several[0] if len(several) == 1 else torch.cat([matrix(t) for t in several], 1)
-        network = Called(part, call, inputs)
-    elif (found := embedded(part, call)) is not None:
+        view = CallView(part, call, inputs)
+    elif (found := find_embedding(part, call)) is not None:
         x = found.x
-        network = Called(part, call, (), found.embedding)
-        network.tokens = found.tokens
+        view = CallView(part, call, (), embedding=found.embedding, tokens=found.tokens)
     else:  # images of bytes, for instance
-        whole = _whole_numbers(part, call)
-        x = tensors[whole].to(_precision(part))
-        network = Called(part, call, (whole,))
-    held = [tensors[place] for place in network.held]
+        numbers = _place_of_numbers(part, call)
+        x = tensors[numbers].to(_precision(part))
+        view = CallView(part, call, (numbers,))
+    held = [tensors[place] for place in view.held]
     if held and all(torch.equal(t, t[:1].expand_as(t)) for t in held):
-        network = network.with_call(call.rows(slice(1)), network.embedding)
-    return network, x
+        view = view.changed(call=call.rows(slice(1)))  # the same for any number of samples
+    return view, x
 
 
-class _UnclearError(ValueError):
-    """There are several things that may be the input, or none."""
+class _UnclearInputError(ValueError):
+    """Several arguments may be the input, or none."""
 
 
-def _whole_numbers(part: nn.Module, call: Call) -> Place:
-    """Return the place of whole numbers that are taken for numbers: those which alone may be so."""
+def _place_of_numbers(part: nn.Module, call: Call) -> Place:
+    """Return the place of the only whole numbers that may be an input, such as pixels."""
     full = {place: t for place, t in call.tensors().items() if t.numel() and t.dim()}
     pixels = [place for place, t in full.items() if t.dtype == torch.uint8]
     numbers = [place for place, t in full.items() if t.dtype not in {torch.uint8, torch.bool}]
     found = pixels or numbers or [*full]
     if len(found) > 1 or found[0] not in call.varying:
-        shown = join_words([f"`{name(part, call.given, place)}`" for place in full])
-        raise _UnclearError(
+        shown = join_words([f"`{argument_name(part, call.given, place)}`" for place in full])
+        raise _UnclearInputError(
             f"no input was found: among {shown} there is no floating-point tensor with a row for "
-            f"each of the {call.total} samples, and no embedding that returns one"
+            f"each of the {call.total} samples, and no embedding that returns one: choose the "
+            "input with batch= and network="
         )
     return found[0]
 
@@ -189,6 +192,6 @@ def _check_real(x: Tensor) -> None:
 
 
 def _precision(part: nn.Module) -> torch.dtype:
-    """Return the parameters' own precision, which training in mixed precision hides."""
+    """Return the precision of the parameters, which autocast hides during training."""
     own = (p.dtype for p in part.parameters() if p.is_floating_point())
     return next(own, torch.get_default_dtype())

@@ -1,4 +1,4 @@
-"""Embeddings: what a module makes of its tokens first."""
+"""Embeddings: find the first embedding of a call's tokens."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -11,10 +11,13 @@ from lightning_effcx.network.calls import Call
 from lightning_effcx.network.nested import Place
 
 
-class Embedded(NamedTuple):
-    """What an embedding, by its name, made of the tokens `(n, ...)` at a place of a call.
+class Embedding(NamedTuple):
+    """An embedding that a call uses.
 
-    The place is `None` if the tokens stand nowhere among the arguments as they are embedded.
+    Attributes:
+        embedding: The dotted name of the part that embeds.
+        x: Its first output, `(n, ...)`.
+        tokens: The place of the argument that it embeds; `None` if it embeds no argument as it is.
     """
 
     embedding: str
@@ -22,12 +25,12 @@ class Embedded(NamedTuple):
     tokens: Place | None
 
 
-def embedded(part: nn.Module, call: Call) -> Embedded | None:
-    """Find the first embedding of the samples' tokens in a call, by what each embeds first.
+def find_embedding(part: nn.Module, call: Call) -> Embedding | None:
+    """Find the first embedding that returns a row for each sample.
 
-    One that embeds an argument as it is goes before others, which may embed positions.
+    An embedding of an argument as it is goes first: others may embed positions.
     """
-    found: list[Embedded] = []
+    found: list[Embedding] = []
     called: set[str] = set()
     whole = {
         place: tensor
@@ -35,21 +38,20 @@ def embedded(part: nn.Module, call: Call) -> Embedded | None:
         if tensor.numel() and not tensor.is_floating_point()
     }
 
-    def listen(name: str) -> Callable[..., None]:
-        def hear(_: nn.Module, args: Any, out: Tensor) -> None:
-            if name in called or len(out) != call.samples:
-                called.add(name)
-                return
+    def hook_of(name: str) -> Callable[..., None]:
+        def note_first(_: nn.Module, args: Any, out: Tensor) -> None:
+            is_first = name not in called
             called.add(name)
-            tokens = (place for place, t in whole.items() if args and _are_equal(t, args[0]))
-            found.append(Embedded(name, out.detach().clone(), next(tokens, None)))
+            if is_first and len(out) == call.samples:
+                tokens = (place for place, t in whole.items() if args and _are_equal(t, args[0]))
+                found.append(Embedding(name, out.detach().clone(), next(tokens, None)))
 
-        return hear
+        return note_first
 
     with ExitStack() as stack:
         for name, module in part.named_modules():
             if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
-                stack.callback(module.register_forward_hook(listen(name)).remove)
+                stack.callback(module.register_forward_hook(hook_of(name)).remove)
         args, kwargs = call.given
         part(*args, **kwargs)
     return min(found, key=lambda each: each.tokens is None, default=None)

@@ -1,4 +1,4 @@
-"""Structures: the tensors in tuples, lists, mappings, dataclasses, and in whatever holds these."""
+"""Nested structures: tuples, lists, mappings and dataclasses, and the tensors inside them."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +15,7 @@ _SHOWN = 4
 
 
 def parts(value: Any) -> dict[Any, Any]:
-    """Return what a structure is made of, by key, index or name; nothing of what is none."""
+    """Return the parts of a structure by key, index or name. Anything else has no parts."""
     match value:
         case Mapping():
             return dict(value)
@@ -43,7 +43,7 @@ def leaves(value: Any, place: Place = ()) -> Iterator[tuple[Place, Tensor]]:
 
 
 def map_tensors(value: Any, change: Callable[[Place, Tensor], Any], place: Place = ()) -> Any:
-    """Return the same structure with every tensor changed; what holds none is returned itself."""
+    """Return the same structure with every tensor changed. Other parts stay the same objects."""
     if isinstance(value, Tensor):
         return change(place, value)
     new = {key: map_tensors(part, change, (*place, key)) for key, part in parts(value).items()}
@@ -64,14 +64,14 @@ def map_tensors(value: Any, change: Callable[[Place, Tensor], Any], place: Place
 
 
 def at(value: Any, place: Place) -> Any:
-    """Return what is at a place of a structure."""
+    """Return the part of a structure at a place."""
     for key in place:
         value = parts(value)[key]
     return value
 
 
 def describe(value: Any) -> str:
-    """Describe what a batch is made of, in one line.
+    """Describe a structure in one line.
 
     Example:
         >>> import torch
@@ -94,9 +94,9 @@ def describe(value: Any) -> str:
 
 
 def _inside(value: Any) -> Mapping[str, Any]:
-    """Return the attributes of an object if there are tensors among them, one of which is wanted.
+    """Return the attributes of an object, if there are tensors among them.
 
-    Some objects keep them in a mapping of their own.
+    Some objects keep their tensors in a mapping, whose items are returned then.
     """
     attributes = parts(value) or getattr(value, "__dict__", {})
     mappings = [part for part in attributes.values() if isinstance(part, Mapping)]

@@ -1,8 +1,8 @@
-"""Look at a network and leave no trace: the function that its weights define, and nothing else.
+"""Evaluate a network without leaving a trace.
 
-Every measure evaluates the network inside `observing()`, the only door. There the network is in
-eval mode, autocast is off, and autograd, forward mode and double backward all work. Afterwards
-everything is as before, also after an exception.
+Every measure evaluates the network inside `observing()`. There the network is in eval mode,
+autocast is off, and autograd, forward mode and double backward all work. Afterwards everything is
+as before, also after an exception.
 """
 
 import random
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lightning_effcx.network.sharding import whole
+from lightning_effcx.network.sharding import unsharded
 from lightning_effcx.network.state.keeping import keeping_state
 
 Network: TypeAlias = Callable[[Tensor], Tensor]
@@ -25,7 +25,7 @@ Network: TypeAlias = Callable[[Tensor], Tensor]
 
 
 def evaluate(network: Network, x: Tensor) -> Tensor:
-    """Return `network(x)`, `(n, k)`, or say in one sentence why that is no such matrix."""
+    """Return `network(x)`, or raise if it is no matrix `(n, k)`."""
     y = network(x)
     if not isinstance(y, Tensor):
         raise TypeError(
@@ -42,7 +42,7 @@ def evaluate(network: Network, x: Tensor) -> Tensor:
 
 
 def check_finite(outputs: Tensor, what: str = "samples") -> None:
-    """Refuse outputs `(n, k)` that are infinite or no numbers, and say for how many samples."""
+    """Raise if outputs `(n, k)` are infinite or NaN, and say for how many samples."""
     finite = outputs.isfinite()
     if not finite.all():
         bad = int((~finite).any(1).sum())
@@ -52,7 +52,7 @@ def check_finite(outputs: Tensor, what: str = "samples") -> None:
 
 
 def owner_of(network: Network) -> nn.Module | None:
-    """Return the module that a network is, or that it is a bound method of."""
+    """Return the network if it is a module; its module if it is a bound method; else `None`."""
     owner = getattr(network, "__self__", network)
     return owner if isinstance(owner, nn.Module) else None
 
@@ -61,9 +61,9 @@ def owner_of(network: Network) -> nn.Module | None:
 def differentiating() -> Iterator[None]:
     """Make every derivative work: autograd, forward mode and double backward, also in attention.
 
-    Lightning's `validate` runs under inference mode, whose tensors autograd refuses and for which
-    forward mode returns zeros without a word. The fused attention kernels know a first derivative
-    only. Whether a graph is recorded stays as the caller has it.
+    Lightning's `validate` runs in inference mode. There autograd refuses tensors, and forward mode
+    returns zeros without a warning. The fused attention kernels have a first derivative only. Grad
+    mode stays as the caller set it.
     """
     recording = torch.is_grad_enabled()
     fast_path = torch.backends.mha.get_fastpath_enabled()
@@ -82,19 +82,19 @@ def differentiating() -> Iterator[None]:
 
 @contextmanager
 def observing(network: Network, *beside: Any) -> Iterator[None]:
-    """Evaluate `network` in eval mode, in full precision, differentiably; then restore all.
+    """Evaluate `network` in eval mode, in full precision, differentiably. Then restore everything.
 
-    Restored are all that a forward of the modules may change, as far as it can be known, with every
-    module's own mode; the global random states of torch, numpy and Python; and the switches of
-    autocast, grad mode and kernels. Gradients are put aside. Of what cannot be put back, such as an
-    open file, any use raises. Parameters and hooks that differ are put back, with a warning.
-    Recording is off inside: functions that differentiate switch it on.
+    Everything that a forward may change is restored, as far as it can be known: the modules with
+    their modes, the global random states of torch, numpy and Python, and the switches of autocast,
+    grad mode and kernels. Gradients are put aside. If parameters or hooks were changed, they are
+    put back with a warning. Objects that cannot be put back, such as open files, raise when they
+    are used. Grad mode is off inside: functions that differentiate switch it on.
 
-    Parameters that are spread over processes are whole inside; then every process must enter, in
-    the same order, but need not do the same there.
+    Sharded parameters are whole inside. Then every process must enter, in the same order, but need
+    not do the same inside.
 
     Args:
-        network: A module, or a bound method of one. Of other callables the modules cannot be
+        network: A module, or a bound method of one. The modules of another callable cannot be
             known: enter `observing(module)` for each of them.
         *beside: What else is at work, such as a function that calls the network.
     """
@@ -102,7 +102,7 @@ def observing(network: Network, *beside: Any) -> Iterator[None]:
     with ExitStack() as stack:
         modules: list[nn.Module] = []
         if owner is not None:
-            stack.enter_context(whole(list(owner.modules())))
+            stack.enter_context(unsharded(list(owner.modules())))
             modules = stack.enter_context(keeping_state(owner, *beside))
         stack.enter_context(
             keeping_random_states({p.device for m in modules for p in m.parameters(False)})
@@ -133,10 +133,10 @@ def keeping_random_states(devices: Iterable[torch.device]) -> Iterator[None]:
 
 
 def _uncompiled() -> AbstractContextManager[Any]:
-    """Run compiled code as it is written, and let the compiler see nothing of it.
+    """Run the original code of what is compiled, and hide it from the compiler.
 
-    It would compile for our shapes, and give up on all code that it meets under a dispatch mode:
-    the training would go on with other kernels, or none, and with other draws in its dropout.
+    The compiler would compile for our shapes, and give up on code that it meets under a dispatch
+    mode. Then the training would go on with other kernels and with other draws in its dropout.
     """
     is_used = "torch._dynamo" in sys.modules  # it takes a second to import
     if is_used and hasattr(torch.compiler, "set_stance"):  # torch 2.6
@@ -146,10 +146,10 @@ def _uncompiled() -> AbstractContextManager[Any]:
 
 @contextmanager
 def _hooked_without_warning() -> Iterator[None]:
-    """Let hooks be called for a compiled module and for the one in it; torch would warn of it.
+    """Let hooks be called for a compiled module and for the module in it without a warning.
 
-    Only for networks that have such modules, since warnings that were given once are given again
-    after this.
+    Used only for networks that have such modules: afterwards, Python shows warnings again that it
+    had shown once.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Using `torch.compile\(module\)` when there are global")
@@ -160,7 +160,7 @@ def _hooked_without_warning() -> Iterator[None]:
 def _without_mkldnn() -> Iterator[None]:
     """Run recurrent layers step by step: their fused kernel has no forward mode.
 
-    Only for networks that have such layers, since convolutions are slower without it.
+    Used only for networks that have such layers: convolutions are slower without mkldnn.
     """
     # flags() would warn about TF32 on every use.
     enabled = torch.backends.mkldnn.enabled

@@ -1,4 +1,4 @@
-"""Outputs: which of those of a network are looked at, and whether each is of one sample alone."""
+"""Outputs: find the output of interest, and check that each row depends on one sample alone."""
 
 from collections.abc import Iterator
 from typing import Any, TypeAlias
@@ -6,22 +6,22 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from lightning_effcx.network.naming import join_words, spelled
+from lightning_effcx.network.naming import expression, join_words
 from lightning_effcx.network.nested import Place, at, describe, leaves, parts
 from lightning_effcx.network.views import View, matrix, select_samples
 
 ChooseOutput: TypeAlias = str | int
 
-_CLOSE = 1e-3  # relative: kernels differ with the number of rows, by less than this
+_CLOSE = 1e-3  # relative: kernels for other numbers of rows round differently, by less than this
 
 
-def output_place(raw: Any, samples: int, choice: ChooseOutput | None) -> Place:
-    """Find the place of the outputs in what a network returned.
+def find_output(raw: Any, samples: int, choice: ChooseOutput | None) -> Place:
+    """Find the place of the output of interest in everything that a network returned.
 
     Args:
-        raw: What it returned.
-        samples: For how many samples.
-        choice: The name or the index of the outputs, where the user chose one.
+        raw: Everything that it returned.
+        samples: The number of samples.
+        choice: The user's `output=`, a name or an index.
     """
     if isinstance(choice, int) and choice < 0:
         choice += len(parts(raw))
@@ -40,7 +40,7 @@ def output_place(raw: Any, samples: int, choice: ChooseOutput | None) -> Place:
 
 
 def output_name(raw: Any, place: Place) -> str:
-    """Return what a user would write for one of the outputs; nothing if it is the only one.
+    """Return what a user would write for an output; an empty string if it is the only one.
 
     Example:
         >>> output_name({"logits": torch.zeros(2)}, ("logits",)), output_name([1, 2], (1,))
@@ -50,19 +50,19 @@ def output_name(raw: Any, place: Place) -> str:
         return ""
     first, *inside = place
     if isinstance(first, str):
-        return spelled(first, parts(raw)[first], tuple(inside))
-    return spelled("output", raw, place)
+        return expression(first, parts(raw)[first], tuple(inside))
+    return expression("output", raw, place)
 
 
-def check_apart(network: View, x: Tensor, raw: Any) -> None:
-    """Raise where the outputs for a sample depend on the other samples beside it.
+def check_samples_independent(network: View, x: Tensor, raw: Any) -> None:
+    """Raise if the output for a sample depends on the other samples of its batch.
 
     Args:
-        network: Of whose outputs a place was chosen.
+        network: The network, which knows the place of the output.
         x: The samples.
-        raw: All that it returned for them.
+        raw: Everything that it returned for them.
     """
-    # Not the first ones: where rows are steps of time, these may well not depend on later ones.
+    # The first half would not do: if rows are steps of time, they do not depend on later rows.
     half = torch.arange(1, len(x), 2, device=x.device)
     if not len(half):
         return
@@ -72,22 +72,22 @@ def check_apart(network: View, x: Tensor, raw: Any) -> None:
     except Exception as error:
         raise ValueError(
             f"the network cannot be evaluated at {len(half)} of the {len(x)} samples alone "
-            f"({type(error).__name__}: {str(error).strip().partition(chr(10))[0]}), but the "
-            "measures are about functions of one sample"
+            f"({type(error).__name__}: {str(error).strip().partition(chr(10))[0]}), but measures "
+            "need a function of one sample: choose such a part with network="
         ) from error
     if _close(some, outputs[half]):
         return
     again = network.all_outputs(x)
     if not _close(network.matrix(again), outputs):
-        raise ValueError(_random(network.place, raw, again, len(x)))
+        raise ValueError(_say_random(network.place, raw, again, len(x)))
     raise ValueError(
-        "the network's outputs for a sample change with the other samples in its batch, but the "
-        "measures are about functions of one sample"
+        "the network's outputs for a sample change with the other samples in its batch, but "
+        "measures need a function of one sample: choose such a part with network="
     )
 
 
-def _random(place: Place, raw: Any, again: Any, samples: int) -> str:
-    """Say which outputs are random, and which are not."""
+def _say_random(place: Place, raw: Any, again: Any, samples: int) -> str:
+    """Say which output is random, and which others are not."""
     name = output_name(raw, place)
     steady = []
     for key in parts(raw) if place else ():
@@ -102,7 +102,7 @@ def _random(place: Place, raw: Any, again: Any, samples: int) -> str:
 
 
 def _places(raw: Any, samples: int, start: Place) -> Iterator[Place]:
-    """Yield where among some outputs there are floating-point tensors with the samples."""
+    """Yield the places of floating-point outputs with a row for each sample."""
     for place, y in leaves(at(raw, start), start):
         if y.is_floating_point() and y.dim() and len(y) == samples:
             yield place

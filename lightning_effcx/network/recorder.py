@@ -1,4 +1,4 @@
-"""The recorder: hears what a module is called with while its step runs, and what runs in it."""
+"""The recorder: keeps the arguments of the calls that a module gets while its step runs."""
 
 from functools import partial
 from typing import Any
@@ -7,9 +7,14 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_effcx.network.calls import Call, Given, copied, rows_of
-from lightning_effcx.network.naming import named
-from lightning_effcx.network.unsupported_inputs import Whole, inseparable, shown, unknown
+from lightning_effcx.network.calls import Call, Given, copy_arguments, count_rows
+from lightning_effcx.network.naming import name_arguments
+from lightning_effcx.network.unsupported_inputs import (
+    Unsupported,
+    describe_arguments,
+    find_unsupported,
+    unknown,
+)
 
 _DEPTH = 2  # of the parts that are named in messages
 # These run other kernels where there are hooks in them.
@@ -17,53 +22,57 @@ _UNHOOKED = (nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.MultiheadAtte
 
 
 class Recorder:
-    """While open, keeps what a module is called with, the first time.
+    """Keeps the arguments of the first call of a module, until it is closed.
 
     Args:
         module: The user's module.
-        part: The dotted name of its part that is of interest: if it is called by itself, and not
-            within a call of the module, its own call is kept. By default this is the module's only
-            child with parameters, if there is but one.
+        part: The dotted name of the part of interest. If it is called outside of any call of the
+            module, its own call is kept. By default it is the only child with parameters.
         most: How many samples to keep.
     """
 
     def __init__(self, module: nn.Module, part: str | None, most: int) -> None:
         self.failure: ValueError | None = None
-        """Why a call could not be kept: the user's step, which makes it, must not fail of that."""
+        """Why a call was not kept. It is not raised, so that the user's step goes on."""
         self._most = most
         self._is_named = part is not None
         self._calls: dict[str, Call] = {}
-        # What the calls that are running were called with, or why that is not kept, if it matters.
-        self._running: list[Given | Whole | None] = []
+        # For each running call: its arguments, why they are not kept, or `None` if not needed.
+        self._running: list[Given | Unsupported | None] = []
         self._ran: list[str] = []
         self._handles: list[RemovableHandle] = []
-        self._children = [name for name, child in module.named_children() if _carries(child)]
+        self._children = [name for name, child in module.named_children() if _has_parameters(child)]
         only = self._children[0] if len(self._children) == 1 else ""
         self._part = only if part is None else part
         for name in dict.fromkeys(("", self._part)):
-            self._listen(module, name)
+            self._record(module, name)
         for name, each in module.named_modules():
-            if name and name.count(".") < _DEPTH and _carries(each) and _takes_hooks(module, name):
+            if (
+                name
+                and name.count(".") < _DEPTH
+                and _has_parameters(each)
+                and _takes_hooks(module, name)
+            ):
                 self._handles.append(each.register_forward_pre_hook(partial(self._note, name)))
 
     def close(self) -> Call | None:
-        """Stop listening; return what was heard."""
+        """Stop recording. Return the call that was kept."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
         return self._calls.get(self._part) or self._calls.get("")
 
     def parts(self) -> list[str]:
-        """Name parts with parameters that a user may choose: first those that ran by themselves."""
+        """Name parts with parameters, to choose from. Those that ran by themselves come first."""
         return [*dict.fromkeys([*self._ran, *self._children])]
 
-    def _listen(self, module: nn.Module, name: str) -> None:
+    def _record(self, module: nn.Module, name: str) -> None:
         if name not in dict(module.named_modules()) or _is_within_compiled(module, name):
             return
         part = module.get_submodule(name)
-        if isinstance(part, torch.jit.ScriptModule):  # which takes no hooks
+        if isinstance(part, torch.jit.ScriptModule):  # it takes no hooks
             return
-        # Strategies that wrap the module let forward be its step, until that begins.
+        # A strategy that wraps the module may set its step as its forward until the step begins.
         enter, leave = partial(self._enter, name, part.forward), partial(self._leave, name)
         self._handles += [
             part.register_forward_pre_hook(enter, with_kwargs=True),
@@ -80,50 +89,51 @@ class Recorder:
     ) -> None:
         is_new = not {name, ""} & {*self._calls} and not any(self._running)
         is_wanted = is_new and module.forward == forward
-        self._running.append(self._kept(module, args, kwargs) if is_wanted else None)
+        self._running.append(self._copy(module, args, kwargs) if is_wanted else None)
 
-    def _leave(self, name: str, module: nn.Module, args: Any, outputs: Any) -> None:
-        del module
+    def _leave(self, name: str, _module: nn.Module, _args: Any, outputs: Any) -> None:
         given = self._running.pop()
-        # Nothing is returned by what raised, either.
-        if given is None or isinstance(given, Whole) or outputs is None:
+        # A call that raised returns nothing, either.
+        if given is None or isinstance(given, Unsupported) or outputs is None:
             return
         try:
             args, kwargs = given
-            call = Call.of(name, args, kwargs, self._most, rows_of(outputs))
+            call = Call.of(name, args, kwargs, self._most, count_rows(outputs))
         except Exception as error:  # noqa: BLE001 the user's classes may raise anything
             self._fail(unknown(error), given)
             return
         if call is not None:
             self._calls[name] = call
 
-    def _kept(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Given | Whole | None:
-        """Copy what a module is called with, since it may change that; return why if it cannot be.
+    def _copy(
+        self, module: nn.Module, args: Any, kwargs: dict[str, Any]
+    ) -> Given | Unsupported | None:
+        """Copy the arguments of a call, which the module may change.
 
-        What runs within such a call stands for it only if it has a row for each sample, or if the
-        user named it.
+        If they cannot be copied, return why. Then calls inside this call are passed over, unless
+        their arguments have a row for each sample or the user named their part.
         """
         try:
-            kind = inseparable(named(module, args, kwargs))
+            kind = find_unsupported(name_arguments(module, args, kwargs))
             if kind is None:
-                given = copied((args, kwargs))
+                given = copy_arguments((args, kwargs))
                 return given if Call.of("", *given, 1) else None
         except Exception as error:  # noqa: BLE001 the user's classes may raise anything
             kind = unknown(error)
         self._fail(kind, (args, kwargs))
         return None if kind.by_rows or self._is_named else kind
 
-    def _fail(self, kind: Whole, given: Given) -> None:
-        self.failure = kind.refusal(f"the network was called with {shown(*given)}")
+    def _fail(self, kind: Unsupported, given: Given) -> None:
+        self.failure = kind.refusal(f"the network was called with {describe_arguments(*given)}")
 
 
-def _carries(part: nn.Module) -> bool:
-    """Tell whether a part has parameters."""
+def _has_parameters(part: nn.Module) -> bool:
+    """Return whether a part has parameters."""
     return next(part.parameters(), None) is not None
 
 
 def _takes_hooks(module: nn.Module, name: str) -> bool:
-    """Tell whether a hook of a part leaves alone how it is computed."""
+    """Return whether a part with a hook still runs the same kernels."""
     around = [module.get_submodule(name.rpartition(".")[0]), module.get_submodule(name)]
     return not (
         any(isinstance(part, (torch.jit.ScriptModule, *_UNHOOKED)) for part in around)
@@ -133,7 +143,7 @@ def _takes_hooks(module: nn.Module, name: str) -> bool:
 
 
 def _is_within_compiled(module: nn.Module, name: str) -> bool:
-    """Tell whether a hook of a part would be compiled with what the user compiles, changing it."""
+    """Return whether a hook of a part would be compiled together with the user's code."""
     around = [module]
     for step in name.split(".") if name else ():
         around.append(getattr(around[-1], step))

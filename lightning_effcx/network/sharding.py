@@ -1,8 +1,9 @@
-"""Shards: a network whose parameters are spread over processes, made whole while it is looked at.
+"""Sharding: hold whole parameters while a network is measured whose parameters are sharded.
 
-FSDP2 and tensor parallelism keep a part of each parameter in each process, and hooks gather what a
-forward needs: every process must then do the same forwards, in the same order. Measures share the
-samples out instead, so while they look, the modules hold whole parameters and no such hook runs.
+FSDP2 and tensor parallelism keep a shard of each parameter in each process, and hooks gather the
+parameters that a forward needs. Then every process must do the same forwards, in the same order.
+Measures give each process other samples instead. So while they look at the network, its modules
+hold whole parameters, and no such hook runs.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,20 +19,19 @@ _Place: TypeAlias = tuple[nn.Module, str]
 
 
 @contextmanager
-def whole(modules: list[nn.Module]) -> Iterator[None]:
-    """Give modules their whole parameters, in their own precision, and no hooks of torch's own.
+def unsharded(modules: list[nn.Module]) -> Iterator[None]:
+    """Give modules their whole parameters, in their own precision, without torch's sharding hooks.
 
-    What they hold is put aside as it is, and put back. Where something is spread over processes, to
-    enter is collective: every process enters, in the same order. Each then holds the whole network.
-    What is whole already stays as it is, and costs nothing.
+    Their shards are put back afterwards. If something is sharded, every process must enter, in the
+    same order, and then holds the whole network. Parameters that are whole stay as they are.
     """
-    aside = _put_aside(modules)
+    aside = _find_shards(modules)
     gathered: dict[int, Tensor] = {}  # by identity, so that ties stay ties
     shadows: list[tuple[nn.Module, dict[str, Any], dict[str, Any]]] = []
     with torch.inference_mode(False), torch.no_grad():
         for module in modules:
             if not isinstance(module, torch.jit.ScriptModule):
-                shadow = _spread_out(module, aside, gathered) | _without_hooks(module)
+                shadow = _gathered(module, aside, gathered) | _without_hooks(module)
                 shadows.append((module, {name: vars(module)[name] for name in shadow}, shadow))
     try:
         for module, _, shadow in shadows:
@@ -42,10 +42,11 @@ def whole(modules: list[nn.Module]) -> Iterator[None]:
             vars(module).update(kept)
 
 
-def _put_aside(modules: list[nn.Module]) -> dict[_Place, Tensor]:
-    """Find the shards behind what FSDP leaves in modules after a forward.
+def _find_shards(modules: list[nn.Module]) -> dict[_Place, Tensor]:
+    """Find the shards of parameters for which FSDP leaves something else in modules.
 
-    It may be a whole parameter in the precision of mixed training, and on a part of the processes.
+    After a forward it may leave a whole parameter, in the precision of mixed training, in some of
+    the processes.
     """
     found: dict[_Place, Tensor] = {}
     for module in modules:
@@ -61,10 +62,10 @@ def _put_aside(modules: list[nn.Module]) -> dict[_Place, Tensor]:
     return found
 
 
-def _spread_out(
+def _gathered(
     module: nn.Module, aside: dict[_Place, Tensor], gathered: dict[int, Tensor]
 ) -> dict[str, dict[str, Tensor | None]]:
-    """Return the parameters and buffers of a module, all whole, where some were not."""
+    """Return the parameters and buffers of a module, all whole, if some were sharded."""
     found = {}
     for kind in ("_parameters", "_buffers"):
         held: dict[str, Tensor | None] = vars(module)[kind]
@@ -85,7 +86,7 @@ def _full(shard: Any) -> Tensor:
 
 
 def _without_hooks(module: nn.Module) -> dict[str, Any]:
-    """Return what calls a module without the hooks that gather, scatter and cast for it."""
+    """Return the hooks and methods of a module without those that torch added for sharding."""
     found: dict[str, Any] = {}
     for kind in ("_forward_pre_hooks", "_forward_hooks"):
         hooks = vars(module)[kind]
@@ -99,7 +100,7 @@ def _without_hooks(module: nn.Module) -> dict[str, Any]:
 
 
 def _is_of_torch(function: Callable[..., Any]) -> bool:
-    """Tell whether torch.distributed defined a function, or the wrapper that it is."""
+    """Return whether torch.distributed defined a function, or a wrapper around it."""
     where = getattr(getattr(function, "__func__", function), "__globals__", {})
     names = (getattr(function, "__module__", None), where.get("__name__"))
     return any(str(name).startswith("torch.distributed.") for name in names)

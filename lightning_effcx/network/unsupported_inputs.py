@@ -1,6 +1,6 @@
-"""Inseparable: what single samples cannot be taken out of, and what to write for it instead.
+"""Inputs from which single samples cannot be taken, and what a user can write instead.
 
-The classes of libraries are recognised by what they have, since they need not be installed.
+The classes of libraries are recognised by their attributes, since they need not be installed.
 """
 
 import inspect
@@ -13,18 +13,18 @@ from torch.nn.utils.rnn import PackedSequence
 
 from lightning_effcx.network.nested import Place, at, describe, parts
 
-_EDGES = ("edge_index", "adj_t", "edge_types")  # what graphs have, whoever made their class
-_IMAGE = 3  # dimensions of one image, and how many colours it has
+_EDGES = ("edge_index", "adj_t", "edge_types")  # attributes of graphs, in all libraries
+_IMAGE = 3  # the number of dimensions of an image, and of its colours
 
 
-class Whole(NamedTuple):
-    """A kind of what cannot be taken apart.
+class Unsupported(NamedTuple):
+    """A kind of input from which single samples cannot be taken.
 
     Attributes:
         what: What it is, in words.
-        batch: What to write for `batch=`, such that it returns a tensor `(n, ...)`.
-        network: What to write for `network=`, such that it makes outputs of such a tensor.
-        by_rows: Whether a part of it that is a tensor has a row for each sample.
+        batch: What a user can write for `batch=`. It returns a tensor `(n, ...)`.
+        network: What a user can write for `network=`. It maps such a tensor to the outputs.
+        by_rows: Whether each tensor in it has a row for each sample.
     """
 
     what: str
@@ -33,41 +33,44 @@ class Whole(NamedTuple):
     by_rows: bool = False
 
     def refusal(self, given: str) -> ValueError:
-        """Return the error of having been given such a thing."""
+        """Return the error that refuses such an input."""
         return ValueError(
-            f"no input was found: {given}, of which single samples cannot be taken ({self.what}): "
-            "write functions that take it apart and put it together, such as ComplexityMonitor("
-            f"batch=lambda batch: {self.batch}, network=lambda module, x: {self.network})"
+            f"no input was found: {given}, and single samples cannot be taken from it "
+            f"({self.what}): write functions that take it apart and put it together, such as "
+            f"ComplexityMonitor(batch=lambda batch: {self.batch}, "
+            f"network=lambda module, x: {self.network})"
         )
 
 
-_GRAPH = Whole(
+_GRAPH = Unsupported(
     "a graph, whose rows are nodes or edges",
     "batch.x.unflatten(0, (batch.num_graphs, -1))",
     "module(graphs_of(x))",
 )
-_IMAGES = Whole(
+_IMAGES = Unsupported(
     "a list of images",
     "torch.stack([resize(image) for image in batch[0]])",
     "module(list(x))",
 )
-_RAGGED = Whole(
+_RAGGED = Unsupported(
     "a list of tensors of different lengths",
     "pad_sequence(batch[0], batch_first=True)",
     "module(list(x))",
 )
-_PACKED = Whole(
+_PACKED = Unsupported(
     "a PackedSequence",
     "pad_packed_sequence(batch[0], batch_first=True)[0]",
     "module(pack_padded_sequence(x, lengths, batch_first=True))",
 )
-_NESTED = Whole(
+_NESTED = Unsupported(
     "a nested tensor",
     "batch[0].to_padded_tensor(0.0)",
     "module(torch.nested.as_nested_tensor(list(x)))",
 )
-_SPARSE = Whole("a sparse tensor", "batch[0].to_dense()", "module(x.to_sparse())", by_rows=True)
-_TENSOR_DICT = Whole(
+_SPARSE = Unsupported(
+    "a sparse tensor", "batch[0].to_dense()", "module(x.to_sparse())", by_rows=True
+)
+_TENSOR_DICT = Unsupported(
     "a TensorDict",
     "batch['observation']",
     "module(TensorDict({'observation': x}, [len(x)]))",
@@ -75,15 +78,15 @@ _TENSOR_DICT = Whole(
 )
 
 
-def inseparable(value: Any, place: Place | None = None) -> Whole | None:
-    """Return what in a structure cannot be taken apart, if there is something.
+def find_unsupported(value: Any, place: Place | None = None) -> Unsupported | None:
+    """Find a part of a structure from which single samples cannot be taken.
 
     Args:
         value: A structure.
-        place: Look only at what is around this place, and at what is there.
+        place: Look only at this place, and at the structures around it.
 
     Example:
-        >>> inseparable({"x": [torch.zeros(3, 4, 5), torch.zeros(3, 6, 5)]}).what
+        >>> find_unsupported({"x": [torch.zeros(3, 4, 5), torch.zeros(3, 6, 5)]}).what
         'a list of images'
     """
     if place is not None:
@@ -91,23 +94,23 @@ def inseparable(value: Any, place: Place | None = None) -> Whole | None:
         found = [*map(_kind, around)]
     else:
         inside = {} if isinstance(value, Tensor) else parts(value)
-        found = [_kind(value), *map(inseparable, inside.values())]
+        found = [_kind(value), *map(find_unsupported, inside.values())]
     return next((kind for kind in found if kind is not None), None)
 
 
-def unknown(error: Exception) -> Whole:
-    """Return the kind of what raises an error when it is taken apart."""
+def unknown(error: Exception) -> Unsupported:
+    """Return the kind of an input that raised an error."""
     reason = str(error).strip().partition("\n")[0].partition(". ")[0].removesuffix(".")
-    return Whole(f"{type(error).__name__}: {reason}", "...", "...", by_rows=True)
+    return Unsupported(f"{type(error).__name__}: {reason}", "...", "...", by_rows=True)
 
 
-def shown(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def describe_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     """Describe the arguments of a call, in one line."""
     return ", ".join(map(describe, [*args, *kwargs.values()]))
 
 
-def _kind(value: Any) -> Whole | None:
-    kind: Whole | None = None
+def _kind(value: Any) -> Unsupported | None:
+    kind: Unsupported | None = None
     if isinstance(value, Tensor):
         sparse = None if value.layout == torch.strided else _SPARSE
         kind = _NESTED if value.is_nested else sparse
@@ -124,12 +127,12 @@ def _kind(value: Any) -> Whole | None:
     return kind
 
 
-def _list(values: list[Any]) -> Whole | None:
-    """Tell lists of one tensor for each sample from lists of tensors of all samples."""
+def _list(values: list[Any]) -> Unsupported | None:
+    """Return the kind of a list with one tensor for each sample; `None` for other lists."""
     if not all(isinstance(v, Tensor) and v.is_floating_point() and v.dim() for v in values):
         return None
     if any(value.is_nested for value in values):
-        return None  # which is told of the values themselves
+        return None  # the nested tensors themselves are refused
     dims, lengths = {value.dim() for value in values}, {len(value) for value in values}
     if dims == {_IMAGE} and lengths == {_IMAGE}:
         return _IMAGES

@@ -146,13 +146,13 @@ SAYINGS = {
     "no call that was heard": Saying(
         lambda: Two(autoencoding),
         "measuring `Two` from `batch[0]`: float32 (80, 6) to `output[1]`: (80, 6); no call was "
-        f"heard, so the first floating-point tensor of the batch was taken; {SECOND}",
+        f"seen, so the first floating-point tensor of the batch was taken; {SECOND}",
         monitor={"output": -1},
     ),
     "no call of a part": Saying(
         lambda: Two(lambda module, batch: None),
         "measuring `Two.encoder` from `batch['x']`: float32 (80, 6) to its output: (80, 2); no "
-        "call of network='encoder' was heard, so the first floating-point tensor of the batch was "
+        "call of network='encoder' was seen, so the first floating-point tensor of the batch was "
         "taken; no targets",
         by_name(z=Y, x=X),
         {"network": "encoder"},

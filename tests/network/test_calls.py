@@ -4,7 +4,7 @@ from networks import NetworkAndLoss
 from torch import nn
 from torch.testing import assert_close
 
-from lightning_effcx.network.calls import Call, rows_of, within
+from lightning_effcx.network.calls import Call, call_of_part, count_rows
 
 X, MASK = torch.randn(6, 3), torch.arange(6)
 TABLE = torch.randn(5, 2)
@@ -75,10 +75,10 @@ def test_a_call_fits_where_all_else_is_the_same():
 
 def test_what_a_part_is_called_with_is_found_again_in_a_call_of_the_module():
     module = NetworkAndLoss()
-    found = within(module, Call.of("", (X,), {}, 4), "network")
+    found = call_of_part(module, Call.of("", (X,), {}, 4), "network")
     assert found.part == "network"
     assert torch.equal(found.given[0][0], X[:4] + 1)
-    assert within(module, Call.of("", (X,), {}, 4), "loss") is None
+    assert call_of_part(module, Call.of("", (X,), {}, 4), "loss") is None
     assert not any(part._forward_pre_hooks for part in module.modules())
 
 
@@ -118,7 +118,7 @@ def test_what_has_no_elements_is_cut_as_well():
 
 def test_the_rows_of_outputs_are_those_of_all_tensors_among_them():
     outputs = {"loss": torch.zeros(()), "y": [X, TABLE], "n": 3}
-    assert rows_of(outputs) == [6, 5]
+    assert count_rows(outputs) == [6, 5]
 
 
 class Halving(nn.Module):
@@ -136,7 +136,7 @@ def test_a_part_may_change_what_it_is_called_with_and_its_outputs_tell_the_sampl
             y = torch.cat([x + 1, x])
             return self.part(y, torch.ones(3, 3))[: len(x)]
 
-    found = within(Outer(), call_of(X), "part")
+    found = call_of_part(Outer(), call_of(X), "part")
     assert found is not None
     assert (found.samples, found.part) == (12, "part")  # two rows for each sample, all of them
     assert torch.equal(found.given[0][0], torch.cat([X + 1, X]))

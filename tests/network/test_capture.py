@@ -12,7 +12,7 @@ from lightning_effcx.network.calls import Call
 from lightning_effcx.network.capture import capture_network
 from lightning_effcx.network.observe import observing
 from lightning_effcx.network.views import (
-    Called,
+    CallView,
     View,
     has_per_sample_arguments,
     select_samples,
@@ -266,7 +266,7 @@ def test_a_network_without_anything_fixed_is_the_same_for_all_samples():
     assert select_samples(module, Y) is module
     assert with_own_embedding(module) is module
     assert not has_per_sample_arguments(module)
-    network = Called(module, call(X), ((0, 0),))
+    network = CallView(module, call(X), ((0, 0),))
     assert select_samples(network, Y) is network
 
 
@@ -356,7 +356,8 @@ def test_whole_numbers_are_not_guessed_to_be_numbers(module, args, rows, shown):
     found = Call.of("", args, {}, 99, [rows])
     message = (
         rf"^no input was found: among {shown} there is no floating-point tensor with a row for "
-        rf"each of the {rows} samples, and no embedding that returns one$"
+        rf"each of the {rows} samples, and no embedding that returns one: "
+        r"choose the input with batch= and network=$"
     )
     with observing(module), pytest.raises(ValueError, match=message):
         capture_network(module, found)

@@ -78,7 +78,7 @@ def test_what_is_no_tensor_of_the_same_length_or_has_another_name_is_no_target(b
 @pytest.mark.parametrize("batch", [{"y": Y}, [], "words", torch.tensor(1.0), SimpleNamespace(x=X)])
 def test_a_batch_without_input_is_refused(batch):
     message = (
-        "no input was found: no call with tensors was heard, nor does the batch have a "
+        "no input was found: no call with tensors was seen, and the batch has no "
         r"floating-point tensor \(n, ...\)"
     )
     with pytest.raises(ValueError, match=message):

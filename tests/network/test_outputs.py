@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lightning_effcx.network.calls import Call
 from lightning_effcx.network.capture import capture_network
 from lightning_effcx.network.observe import observing
-from lightning_effcx.network.outputs import output_name, output_place
+from lightning_effcx.network.outputs import find_output, output_name
 
 X = torch.randn(6, 3)
 
@@ -81,7 +81,7 @@ class Gathering(nn.Module):
 def test_what_cannot_be_evaluated_at_some_of_the_samples_alone_is_refused():
     message = (
         r"^the network cannot be evaluated at 3 of the 6 samples alone \(IndexError: index 5 is out"
-        r".*\), but the measures are about functions of one sample$"
+        r".*\), but measures need a function of one sample: choose such a part with network=$"
     )
     with pytest.raises(ValueError, match=message):
         see(Gathering())
@@ -98,5 +98,5 @@ def test_what_cannot_be_evaluated_at_some_of_the_samples_alone_is_refused():
     ],
 )
 def test_outputs_are_found_and_named_as_a_user_would(raw, place, name):
-    assert output_place(raw, 6, None) == place
+    assert find_output(raw, 6, None) == place
     assert output_name(raw, place) == name

@@ -84,7 +84,7 @@ def test_what_cannot_be_kept_does_not_stop_who_calls(given, shown):
     recorder = Recorder(module, None, 4)
     module(given())
     assert recorder.close() is None
-    message = f"no input was found: the network was called with {shown}, of which single samples"
+    message = f"no input was found: the network was called with {shown}, and single samples"
     assert re.match(message, str(recorder.failure))
 
 
@@ -193,7 +193,9 @@ def test_what_raises_when_it_is_cut_does_not_stop_who_calls():
     recorder = Recorder(module, None, 4)
     module(X.as_subclass(Strange))
     assert recorder.close() is None
-    shown = re.escape("float32 (6, 3), of which single samples cannot be taken (TypeError: of one ")
+    shown = re.escape(
+        "float32 (6, 3), and single samples cannot be taken from it (TypeError: of one "
+    )
     assert re.match(
         f"no input was found: the network was called with {shown}", f"{recorder.failure}"
     )

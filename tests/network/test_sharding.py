@@ -20,7 +20,7 @@ from lightning_effcx.functional import (
 )
 from lightning_effcx.network.observe import observing
 from lightning_effcx.network.precision import in_precision
-from lightning_effcx.network.sharding import whole
+from lightning_effcx.network.sharding import unsharded
 
 assert _dynamo  # FSDP's hooks import it, which takes seconds: once here, not in every process
 
@@ -97,7 +97,7 @@ def measures(network, x):
 def test_where_nothing_is_spread_out_nothing_is_touched():
     network = plain()
     before = everything(network)
-    with whole(list(network.modules())):
+    with unsharded(list(network.modules())):
         assert everything(network) == before
 
 

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pack_sequence
 from lightning_effcx.network.calls import Call
 from lightning_effcx.network.inputs import choose_input, find_input
 from lightning_effcx.network.recorder import Recorder
-from lightning_effcx.network.unsupported_inputs import inseparable
+from lightning_effcx.network.unsupported_inputs import find_unsupported
 
 X, EDGES = torch.randn(6, 3), torch.zeros(2, 9).long()
 
@@ -76,30 +76,30 @@ pytestmark = pytest.mark.filterwarnings(
 def message(what: str) -> str:
     """What is said of it: what it is, and how to give functions."""
     return (
-        rf"^no input was found: .*, of which single samples cannot be taken \({re.escape(what)}\): "
-        r"write functions that take it apart and put it together, such as ComplexityMonitor\("
-        r"batch=lambda batch: .+, network=lambda module, x: .+\)$"
+        r"^no input was found: .*, and single samples cannot be taken from it "
+        rf"\({re.escape(what)}\): write functions that take it apart and put it together, such as "
+        r"ComplexityMonitor\(batch=lambda batch: .+, network=lambda module, x: .+\)$"
     )
 
 
 @EVERY
 def test_what_cannot_be_taken_apart_is_told(kind):
     make, what = KINDS[kind]
-    assert inseparable(make()).what == what
-    assert inseparable({"a": [make(), X]}).what == what
+    assert find_unsupported(make()).what == what
+    assert find_unsupported({"a": [make(), X]}).what == what
 
 
 @pytest.mark.parametrize(
     "value", [X, [X, X], (X, X[:2]), [X, EDGES], {"x": [X], "y": 3}, SimpleNamespace(x=X), "words"]
 )
 def test_what_can_be_taken_apart_is_none(value):
-    assert inseparable(value) is None
+    assert find_unsupported(value) is None
 
 
 def test_only_what_is_around_a_place_counts():
     batch = {"images": images(8, 9), "x": X}
-    assert inseparable(batch, ("x",)) is None
-    assert inseparable(batch, ("images", 1)).what == "a list of images"
+    assert find_unsupported(batch, ("x",)) is None
+    assert find_unsupported(batch, ("images", 1)).what == "a list of images"
 
 
 @EVERY

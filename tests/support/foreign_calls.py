@@ -174,7 +174,7 @@ def tabular_of_categories() -> Case:
         ({"categorical": whole(4, 2)},),
         {},
         [],
-        "`Tabular` from what its embedding `embeddings.0` returns: float32 (5, 2) to `logits`: "
+        "`Tabular` from the output of its embedding `embeddings.0`: float32 (5, 2) to `logits`: "
         "(5, 3); `x['categorical']` held fixed",
         "embeddings.0",
         lambda y: y["logits"],

@@ -1,1 +1,1 @@
-"""The state of a network: what its forward may change, kept, lent and put back."""
+"""The state of a network: all that a forward may change, found, kept, replaced and put back."""
