@@ -1,6 +1,7 @@
-"""Options: what users may set, and the one sentence for each value that is none of it.
+"""Options: check the values that users set, and refuse others in one sentence.
 
-A value of a wrong type raises `TypeError`, a value out of range and an unknown word `ValueError`.
+A value of a wrong type raises `TypeError`. A value out of range or an unknown word raises
+`ValueError`.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ _SHOWN = 60  # characters of a value, at most
 
 
 def check_word(name: str, given: Any, *words: str) -> None:
-    """Refuse what is none of some words; the word that it resembles is named first.
+    """Raise if a value is none of some words. The message names the most similar word first.
 
     Example:
         >>> check_word("between", "samee", "any", "same", "different")
@@ -28,13 +29,13 @@ def check_word(name: str, given: Any, *words: str) -> None:
 
 
 def check_count(name: str, given: Any, *, least: int = 1, of: str = "") -> None:
-    """Refuse what is no whole number, or less than the least.
+    """Raise if a value is no whole number, or too small.
 
     Args:
-        name: Of the option.
+        name: The name of the option.
         given: Its value.
-        least: The least that it may be.
-        of: What follows in the sentence, such as ` row`.
+        least: The smallest value that is allowed.
+        of: Words that follow this number in the message, such as ` row`.
     """
     if isinstance(given, bool) or not isinstance(given, Integral):
         raise refusal(TypeError, name, given, f"a whole number of at least {least}{of}")
@@ -43,7 +44,7 @@ def check_count(name: str, given: Any, *, least: int = 1, of: str = "") -> None:
 
 
 def check_number(name: str, given: Any, fits: Callable[[Any], bool], expected: str) -> None:
-    """Refuse what is no number, or one that does not fit."""
+    """Raise if a value is no number, or a number that does not fit."""
     if isinstance(given, bool) or not isinstance(given, Real):
         raise refusal(TypeError, name, given, expected)
     if not fits(given):
@@ -51,26 +52,26 @@ def check_number(name: str, given: Any, fits: Callable[[Any], bool], expected: s
 
 
 def check_seed(given: Any) -> None:
-    """Refuse what is no whole number that torch takes for a seed."""
+    """Raise if a value is no whole number that torch accepts as a seed."""
     check_kind("seed", given, Integral, "a whole number, such as 0")
     if not -(2**63) <= given < 2**63:
         raise refusal(ValueError, "seed", given, "a whole number of less than 64 bits")
 
 
 def check_switch(name: str, given: Any) -> None:
-    """Refuse what is neither true nor false."""
+    """Raise if a value is neither `True` nor `False`."""
     check_kind(name, given, bool, "True or False")
 
 
 def check_kind(name: str, given: Any, kinds: type | tuple[type, ...], expected: str) -> None:
-    """Refuse what is of no expected type; True and False are no numbers."""
+    """Raise if a value is of another type. `True` and `False` do not count as numbers."""
     is_number = isinstance(given, bool) and kinds is not bool
     if is_number or not isinstance(given, kinds):
         raise refusal(TypeError, name, given, expected)
 
 
 def refusal(kind: type[Exception], name: str, given: Any, expected: str) -> Exception:
-    """Return the error that says what was given for an option, and what is expected."""
+    """Return the error that says which value was given for an option, and what is expected."""
     shown = repr(given)
     if len(shown) > _SHOWN:
         shown = f"<{type(given).__name__}>"

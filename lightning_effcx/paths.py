@@ -1,7 +1,7 @@
 """Paths: polylines in input space, of shape `(s, p, ...)`: s paths of p vertices.
 
-The functions draw one kind of path through given points. The classes of the same names are what a
-metric keeps: they choose points among the samples and draw the paths, in the same way every time.
+Each function draws one kind of path through given points. A metric holds an instance of the class
+of the same name, which chooses the points among the samples: equal generators give equal paths.
 """
 
 import math
@@ -21,7 +21,7 @@ from lightning_effcx.targets import classes_of
 def segment(
     a: Float[Tensor, "s ..."], b: Float[Tensor, "s ..."], *, points: int
 ) -> Float[Tensor, "s {points} ..."]:
-    """Draw straight segments from `a` to `b`, ends included, with `points` equidistant vertices.
+    """Draw straight segments from `a` to `b`, both included, with `points` equidistant vertices.
 
     Example:
         >>> segment(torch.zeros(1, 1), torch.ones(1, 1), points=3).flatten()
@@ -42,8 +42,8 @@ def arc(
     Args:
         a: Where the arcs start.
         b: Where they are after a quarter turn.
-        points: Equidistant vertices.
-        turn: How far: 0.25 ends at `b`, 0.5 at `-a`, and 1 is the whole circle.
+        points: How many equidistant vertices each arc has.
+        turn: How far the arcs go: 0.25 ends at `b`, 0.5 at `-a`, and 1 is the whole circle.
     """
     _check_turn(turn)
     tau = 2 * math.pi * turn * _along(a, points)
@@ -59,7 +59,7 @@ def ellipse(
 ) -> Float[Tensor, "s {points} ..."]:
     """Draw closed ellipses that pass through `a` at 1/6, `b` at 1/2 and `c` at 5/6 of their turn.
 
-    The last vertex is the first again. Novak et al., "Sensitivity and Generalization in Neural
+    The last vertex is the first one again. Novak et al., "Sensitivity and Generalization in Neural
     Networks", ICLR 2018: the ellipse through three inputs.
     """
     centre, cosine, sine = (a + b + c) / 3, (a + c - 2 * b) / 3, (a - c) / math.sqrt(3)
@@ -68,9 +68,9 @@ def ellipse(
 
 
 def translation(x: Float[Tensor, "s ..."], *, steps: int = 1) -> Float[Tensor, "s p ..."]:
-    """Move images along their last dimension, once around, back to where they were.
+    """Move images along their last dimension, once around.
 
-    What leaves at one side comes in at the other. Between whole shifts the path is straight.
+    Pixels that leave at one side enter at the other. Between whole shifts the path is straight.
     Novak et al., "Sensitivity and Generalization in Neural Networks", ICLR 2018.
 
     Args:
@@ -90,10 +90,10 @@ def translation(x: Float[Tensor, "s ..."], *, steps: int = 1) -> Float[Tensor, "
 def origin_line(x: Float[Tensor, "s ..."], *, decades: int = 3) -> Float[Tensor, "s p ..."]:
     """Draw the line through the origin and `x`, from `-10^decades x` to `10^decades x`.
 
-    Its `p = 2 decades + 2` vertices are powers of ten, so that what lies near the origin is as well
-    resolved as what lies far out: this is for exact measures, sampled ones want more vertices.
-    Hanin and Rolnick, "Complexity of Linear Regions in Deep Networks", ICML 2019, count the regions
-    on the whole of this line.
+    Its `p = 2 decades + 2` vertices are at powers of ten, so that places near the origin are
+    resolved as well as places far away. Use it for exact measures; sampled measures need more
+    vertices. Hanin and Rolnick, "Complexity of Linear Regions in Deep Networks", ICML 2019, count
+    the regions on this line.
     """
     check_count("decades", decades, least=0)
     out = 10.0 ** torch.arange(decades + 1, dtype=x.dtype, device=x.device)
@@ -104,15 +104,15 @@ def origin_line(x: Float[Tensor, "s ..."], *, decades: int = 3) -> Float[Tensor,
 def pairs(
     y: Int[Tensor, " n"], count: int, *, same: bool, generator: Generator | None = None
 ) -> Int[Tensor, "c 2"]:
-    """Pick `count` different pairs of samples, by index: of one class each, or of two.
+    """Pick `count` different pairs of samples, by index.
 
-    Fewer are returned if there are no more. Memory grows with the square of `n`: `y` are the
-    targets of a probe, not of a data set.
+    Fewer pairs are returned if there are no more. Memory grows with the square of `n`: this is for
+    the targets of a probe, not of a data set.
 
     Args:
         y: The class of each sample.
         count: How many pairs.
-        same: Whether the two samples of a pair are of the same class.
+        same: Whether the two samples of a pair are of the same class, or of different classes.
         generator: Source of the choice.
 
     Example:
@@ -134,7 +134,7 @@ def pairs(
 
 
 def check_generator(given: Any) -> None:
-    """Refuse what is no source of random numbers, such as a seed."""
+    """Raise if a value is no generator of random numbers, but a seed, for instance."""
     if not (given is None or isinstance(given, Generator)):
         expected = "a torch.Generator, such as torch.Generator().manual_seed(0)"
         raise refusal(TypeError, "generator", given, expected)
@@ -159,15 +159,15 @@ class Paths(Protocol):
 def origins(
     paths: Paths, samples: int, y: Tensor | None, generator: Generator
 ) -> Int[Tensor, " s"]:
-    """Tell from which of the samples each path starts, or which weighs most there.
+    """Return the sample at which each path starts, or the one with the most weight there.
 
-    Paths combine samples linearly, so that those through unit vectors show the weights.
+    Paths combine samples linearly, so paths through unit vectors show the weights of the samples.
 
     Args:
-        paths: How they are drawn.
+        paths: How the paths are drawn.
         samples: How many samples there are.
         y: Their targets.
-        generator: Source of the draws, left as it is.
+        generator: Source of the draws. Its state is restored.
 
     Example:
         >>> generator = torch.Generator().manual_seed(0)
@@ -341,7 +341,7 @@ class OriginLine(Paths):
 
 
 def _along(like: Tensor, points: int) -> Tensor:
-    """`points` numbers from 0 to 1, of the shape `(1, p, 1, ...)` that paths broadcast with."""
+    """Return `points` numbers from 0 to 1, of shape `(1, p, 1, ...)`, to broadcast with paths."""
     check_count("points", points)
     t = torch.linspace(0, 1, points, dtype=like.dtype, device=like.device)
     return t.reshape(1, -1, *[1] * (like.dim() - 1))
