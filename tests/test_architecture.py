@@ -75,6 +75,15 @@ def test_every_imported_distribution_is_declared_and_every_declared_one_imported
     assert declared - found == set()
 
 
+def test_no_two_files_have_a_class_of_the_same_public_name():
+    homes: dict[str, set[str]] = {}
+    for name, file in MODULES.items():
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, set()).add(name)
+    assert {name: files for name, files in homes.items() if len(files) > 1} == {}
+
+
 def test_the_house_has_at_most_16_rooms_and_40_arrows():
     graph = arrows()
     assert set(graph) == set.union(*FLOORS) | BESIDE
