@@ -123,13 +123,13 @@ def _add_mimic(commands: Any) -> None:
 
 
 def _add_study(
-    commands: Any, name: str, function: str, example: str, **said: str
+    commands: Any, name: str, function: str, example: str, **texts: str
 ) -> argparse.ArgumentParser:
     """Add a command that runs a study, with the options that all studies have."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
-        help=said["help"],
-        description=f"{said['description']} FACTORY is a function of yours without arguments. It "
+        help=texts["help"],
+        description=f"{texts['description']} FACTORY is a function of yours without arguments. It "
         f"returns a dictionary of arguments for lightning_effcx.studies.{function}, such as "
         f"{example}. Options of this command replace entries of the dictionary. PACKAGE.MODULE may "
         "be in the current folder.",

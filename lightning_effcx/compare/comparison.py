@@ -23,7 +23,7 @@ from lightning_effcx.compare.runs import Run
 
 @dataclass(frozen=True)
 class Column:
-    """What is compared: the last value of `tag`, minus that of `minus` if it is given."""
+    """What is compared: the last value of `tag`, or its difference from the last of `minus`."""
 
     name: str
     tag: str

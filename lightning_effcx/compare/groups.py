@@ -109,7 +109,7 @@ def _unique(labels: list[str]) -> bool:
 
 
 def _numbered(labels: list[str]) -> list[str]:
-    """Number equal labels, such as those of the number 1 and of the text "1"."""
+    """Number equal labels, such as from the number 1 and the text "1"."""
     earlier: Counter[str] = Counter()
     unique = []
     for label in labels:

@@ -113,8 +113,8 @@ def _merge(path: str, files: Iterator[_Contents]) -> Run:
         for written, later in file.points.items():
             tag = tags.renewed(written)
             points[tag] = _outside(points[tag], min(later), max(later)) | later
-    shown = sorted(tag for tag in points if not tag.startswith(tags.BANDS))
-    return Run(visible(path), hparams, {tag: _curve(points[tag]) for tag in shown})
+    kept = sorted(tag for tag in points if not tag.startswith(tags.BANDS))
+    return Run(visible(path), hparams, {tag: _curve(points[tag]) for tag in kept})
 
 
 def _outside(points: dict[int, float], first: int, last: int) -> dict[int, float]:

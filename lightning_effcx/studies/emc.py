@@ -149,16 +149,17 @@ def _default_sizes(total: int) -> list[int]:
 
 
 def _grid(sizes: Sequence[int] | None, including: Sequence[int], total: int) -> list[int]:
-    """Return the sizes to train on before any refinement, ascending."""
-    chosen = _default_sizes(total) if sizes is None else sizes
-    for name, given in (("sizes", chosen), ("including", including)):
+    """Return the sizes to train on before any bisection, ascending."""
+    options = {"sizes": _default_sizes(total) if sizes is None else sizes, "including": including}
+    grid: set[int] = set()
+    for name, given in options.items():
         check_kind(name, given, Iterable, "numbers of samples, such as [8, 16, 32]")
         for n in given:
             check_size(name, n, total)
-    grid = sorted({int(n) for n in (*chosen, *including)})
+            grid.add(int(n))
     if not grid:
         raise refusal(ValueError, "sizes", sizes, "at least one number of samples")
-    return grid
+    return sorted(grid)
 
 
 def _jobs(sizes: Iterable[int], repeats: int, seed: int) -> list[Job]:
@@ -170,7 +171,7 @@ def _jobs(sizes: Iterable[int], repeats: int, seed: int) -> list[Job]:
 
 
 def _next_size(found: EMCStudy) -> int | None:
-    """Return the size at which to bisect next; `None` if bisection has ended or is no search."""
+    """Return the size at which to bisect next; `None` if bisection has ended or would mislead."""
     lower, upper = found.emc, found.interval[1]
     if upper is None or not lower or not found.monotone or upper <= lower * _FINE:
         return None

@@ -46,7 +46,7 @@ class EMCRow:
     def bar(self) -> float:
         """How far `train_error` may be off.
 
-        A few repeats may agree by chance, so the bar is at least that of a share of the samples.
+        A few repeats may agree by chance, so it is at least the binomial error over all samples.
         """
         binomial = sqrt(self.train_error * (1 - self.train_error) / (self.n * self.repeats))
         return _BARS * max(binomial, self.train_stderr or 0)

@@ -128,7 +128,7 @@ def _check(
     students: Sequence[int], bottleneck: int | None, activation: str, tolerance: float, steps: int
 ) -> None:
     expected = "the numbers of hidden units of the students, such as (8, 16, 32)"
-    check_kind("students", students, Iterable, expected)
+    check_kind("students", students, Sequence, expected)
     if not students:
         raise refusal(ValueError, "students", students, expected)
     for hidden in students:

@@ -178,8 +178,8 @@ def _remove_displays(trainer: Any) -> None:
     """Remove the progress bar and the model summary, because the study has a bar of its own."""
     from lightning_effcx.callbacks.lightning_compat import of_kind  # noqa: PLC0415 see above
 
-    shown = of_kind(trainer.callbacks, "ProgressBar", "ModelSummary")
-    trainer.callbacks = [callback for callback in trainer.callbacks if callback not in shown]
+    displays = of_kind(trainer.callbacks, "ProgressBar", "ModelSummary")
+    trainer.callbacks = [callback for callback in trainer.callbacks if callback not in displays]
 
 
 @contextmanager
