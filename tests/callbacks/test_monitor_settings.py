@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -58,14 +59,15 @@ def fitted(tmp_path_factory):
 
 # --- all settings
 
+NEEDS_COMPILER = pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler")
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] if setting.slow else [])
-        for name, setting in SETTINGS.items()
-    ],
-)
+
+def marks(name: str) -> list[pytest.MarkDecorator]:
+    slow = [pytest.mark.slow] if SETTINGS[name].slow else []
+    return [*slow, NEEDS_COMPILER] if "inductor" in name else slow
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in SETTINGS])
 def test_training_is_bit_identical_and_the_curves_are_complete(tmp_path, fitted, name):
     plain, measured = fit(tmp_path, SETTINGS[name], measured=False), fitted(name)
     assert not differences(plain.left, measured.left)

@@ -1,3 +1,4 @@
+import shutil
 from collections import OrderedDict
 
 import pytest
@@ -433,6 +434,7 @@ def test_recurrent_networks_run_step_by_step(name):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")  # what the compiler says about itself
 def test_a_compiled_part_is_seen():
     network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
