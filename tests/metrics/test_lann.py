@@ -245,9 +245,7 @@ def test_where_amplification_is_not_known_units_count_alike():
     found = lann_complexity(as_function(network), x, tolerance=0.01, error="measured")
     assert found.measured_error <= 0.01
     assert found.propagated_error is None
-    with pytest.raises(
-        ValueError, match=r"needs the weights of a torch\.nn\.Module, got a function"
-    ):
+    with pytest.raises(ValueError, match=r"needs the weights of a .*, got a function"):
         lann_complexity(as_function(network), x)
     assert lann_complexity(network.forward, x).propagated_error > 0
 
