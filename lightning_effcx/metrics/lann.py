@@ -46,7 +46,7 @@ from lightning_effcx.options import check_count, check_number, check_switch, che
 from lightning_effcx.tags import site_key
 from lightning_effcx.tangents import (
     GreedyOrder,
-    Substituted,
+    SubstitutedNetwork,
     difference,
     error_amplification,
     find_layers,
@@ -79,7 +79,7 @@ class LANN:
     tangents: dict[str, tuple[Tensor, ...]]
     propagated_error: float | None
     measured_error: float
-    network: Substituted
+    network: SubstitutedNetwork
 
 
 def lann_complexity(  # noqa: PLR0913 each is one thing that users may choose
@@ -130,9 +130,9 @@ def lann_complexity(  # noqa: PLR0913 each is one thing that users may choose
             [samples.pop(c.name).approximate(weights.get(c.name), candidates) for c in curves]
         )
 
-        def approximate(count: int) -> Substituted:
+        def approximate(count: int) -> SubstitutedNetwork:
             pairs = zip(curves, greedy.choose(count), strict=True)
-            return Substituted(network, {layer.name: layer.lines(t) for layer, t in pairs})
+            return SubstitutedNetwork(network, {layer.name: layer.lines(t) for layer, t in pairs})
 
         def measured(count: int) -> float:
             return difference(network, approximate(count), x, chunk)

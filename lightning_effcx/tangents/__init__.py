@@ -1,13 +1,13 @@
-"""Curves approximated by tangents: what LANN complexity stands on."""
+"""Approximation of activation curves by tangents, for LANN complexity."""
 
 from lightning_effcx.tangents.amplification import error_amplification
 from lightning_effcx.tangents.greedy import GreedyOrder
 from lightning_effcx.tangents.layers import find_layers
-from lightning_effcx.tangents.substitution import Substituted, difference
+from lightning_effcx.tangents.substitution import SubstitutedNetwork, difference
 
 __all__ = [
     "GreedyOrder",
-    "Substituted",
+    "SubstitutedNetwork",
     "difference",
     "error_amplification",
     "find_layers",

@@ -18,7 +18,7 @@ from lightning_effcx.tracing import Call, Follower, Leaving, Operation, as_one, 
 _NUMBERS = 2**22  # at most so many numbers in one tensor while two networks are compared
 
 
-class Substituted:
+class SubstitutedNetwork:
     """A network with piecewise-linear functions in place of its curves.
 
     It maps `(n, ...)` to `(n, k)`. Each call runs the network with its present weights and in its
@@ -44,7 +44,7 @@ class Substituted:
             return y
 
 
-def difference(network: Network, other: Substituted, x: Tensor, chunk: int) -> float:
+def difference(network: Network, other: SubstitutedNetwork, x: Tensor, chunk: int) -> float:
     """Return the mean absolute difference of two networks' outputs at the samples `x`."""
     most = max(len(lines.knot) for lines in other.lines.values())
     total = 0.0

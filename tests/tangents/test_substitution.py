@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from lightning_effcx.functional import lann_complexity
 from lightning_effcx.piecewise.lines import pieces
-from lightning_effcx.tangents.substitution import Substituted, difference
+from lightning_effcx.tangents.substitution import SubstitutedNetwork, difference
 
 pytestmark = pytest.mark.usefixtures("_float64")
 
@@ -124,7 +124,7 @@ def test_it_is_of_the_precision_of_the_network():
     network, x = mlp(2, 5, 1, activation=nn.GELU).float(), torch.randn(9, 2, dtype=torch.float32)
     lann = lann_complexity(network, x, tolerance=0.01)
     assert lann.network(x).dtype == torch.float32
-    exact = Substituted(network.double(), lann.network.lines)(x.double())
+    exact = SubstitutedNetwork(network.double(), lann.network.lines)(x.double())
     assert_close(lann.network(x.double()), exact)
     # By `pieces` in float64, whatever the precision of the parameters.
     network.float()
