@@ -86,13 +86,13 @@ def _absolute(network: Network) -> Network:
             f"{type(network).__name__}: pass the module or a bound method of it, not scripted, or "
             "use error='measured'."
         )
-    reach = state_of(owner)
-    holders = reach.containers()
-    own = [t for m in reach.modules for t in (*m.parameters(False), *m.buffers(False))]
+    state = state_of(owner)
+    containers = state.containers()
+    own = [t for m in state.modules for t in (*m.parameters(False), *m.buffers(False))]
     values = {id(tensor): tensor.detach().abs() for tensor in own if tensor.is_floating_point()}
 
     def absolute(x: Tensor) -> Tensor:
-        with replacing_tensors(holders, values):
+        with replacing_tensors(containers, values):
             return network(x)
 
     return absolute
@@ -183,8 +183,8 @@ def _nodes_below(end: Any) -> set[Any]:
 def _gradients_kept(nodes: set[Any]) -> Iterator[None]:
     """Restore the `.grad` of every leaf of a graph, since backward() adds to it.
 
-    The weights are lent, so the user's parameters are no leaves. But the network may use tensors
-    that belong to none of its modules.
+    The weights are replaced, so the user's parameters are no leaves. But the network may use
+    tensors that belong to none of its modules.
     """
     leaves = [node.variable for node in nodes if hasattr(node, "variable")]
     gradients = [leaf.grad for leaf in leaves]
