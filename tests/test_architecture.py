@@ -59,6 +59,12 @@ def canonical(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", name.group()).lower()
 
 
+def versions(sign: str, requirements: list[str]) -> dict[str, str]:
+    """Return the version after a sign for each package that has one; 2.6.0 counts as 2.6."""
+    found = (re.match(rf"([^#>=!]+?){sign}([\d.]+)", each) for each in requirements)
+    return {canonical(each[1]): re.sub(r"(\.0)+$", "", each[2]) for each in found if each}
+
+
 def test_every_imported_distribution_is_declared_and_every_declared_one_imported():
     project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
     declared = {canonical(each) for each in project["dependencies"]}
@@ -82,6 +88,14 @@ def test_no_two_files_have_a_class_of_the_same_public_name():
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 homes.setdefault(node.name, set()).add(name)
     assert {name: files for name, files in homes.items() if len(files) > 1} == {}
+
+
+def test_the_oldest_versions_that_are_tested_are_the_lower_bounds():
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    allowed = {name: bound for group in groups for name, bound in versions(">=", group).items()}
+    pinned = versions("==", (TESTS / "constraints-oldest.txt").read_text().splitlines())
+    assert {name: pinned.get(name) for name in allowed} == allowed
 
 
 def test_the_house_has_at_most_16_rooms_and_40_arrows():
