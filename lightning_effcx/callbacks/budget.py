@@ -1,4 +1,4 @@
-"""Budget: what share of the time of a training its measurements may take."""
+"""The budget: which share of a training's time measuring may take."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,13 +8,13 @@ from lightning_effcx.options import check_number
 
 
 class Budget:
-    """Keeps the time of measurements below a share of the time since the start.
+    """Keeps the time for measurements below a share of the time since the budget was made.
 
-    The first measurement is always made, whatever it costs; from then on each waits until the
-    training has gone on for long enough to afford one that costs as much as the last.
+    The first measurement is always allowed, whatever it costs. Every later one waits until the
+    training has gone on for long enough to pay for one that costs as much as the last.
 
     Args:
-        share: Of the time, between 0 and 1. None allows everything.
+        share: The share of the time, between 0 and 1. None allows every measurement.
     """
 
     def __init__(self, share: float | None = None) -> None:
@@ -22,14 +22,10 @@ class Budget:
             expected = "a share of the training's time between 0 and 1, such as 0.05"
             check_number("budget", share, lambda given: 0 < given < 1, expected)
         self.share = share
-        self.start()
-
-    def start(self) -> None:
-        """Begin: nothing has been spent."""
+        self.last: float | None = None
+        """How many seconds the last measurement took."""
         self._started = perf_counter()
         self._spent = 0.0
-        self.last: float | None = None
-        """What the last measurement cost, in seconds."""
 
     def affords(self) -> bool:
         """Tell whether one more measurement would stay within the share."""
@@ -39,7 +35,11 @@ class Budget:
 
     @contextmanager
     def spending(self, *, measuring: bool = True) -> Iterator[None]:
-        """Count the time inside; of a measurement also as what the next will cost."""
+        """Count the time that the code inside takes as spent.
+
+        Args:
+            measuring: The code inside is a whole measurement, so the next will cost as much.
+        """
         start = perf_counter()
         try:
             yield

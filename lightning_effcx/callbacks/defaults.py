@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -23,7 +24,7 @@ from lightning_effcx.metrics import (
     TrajectoryLength,
     Transitions,
 )
-from lightning_effcx.network import Network
+from lightning_effcx.network import Network, select_samples
 from lightning_effcx.paths import OriginLine, Segment
 
 _DIRECTIONS = 16  # random directions of many outputs
@@ -201,7 +202,9 @@ def choose_metrics(
 
     Call it inside `observing`.
     """
-    facts = find_facts(network, x, y, outputs)
+    # One sample will do; a network that holds a mask for each sample must hold that of this one.
+    first = torch.zeros(1, dtype=torch.long, device=x.device)
+    facts = find_facts(select_samples(network, first), x, y, outputs)
     metrics, notes = _select(facts, seed)
     exact, _ = _select(replace(facts, kinked_units=facts.kinked_units or 0), seed)
     left_out = [name for name in exact if name not in metrics]

@@ -1,6 +1,7 @@
-"""Ranks: what the processes of a distributed training tell each other; one alone tells nothing.
+"""Distributed trainings: how the processes, the ranks, exchange values and errors.
 
-All functions here are collective: every rank calls them, in the same order.
+Every rank must call these functions, in the same order. In a training of one process they exchange
+nothing.
 """
 
 import io
@@ -14,12 +15,12 @@ from torch.utils.data import DistributedSampler
 
 T = TypeVar("T")
 
-# What a rank's error becomes on the others: the nearest of these, each made from one sentence.
+# The error of one rank becomes the nearest of these on the others: each is made from one sentence.
 _ERRORS = (ArithmeticError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
 def rank() -> int:
-    """Return which of the processes this is, 0 where there is one."""
+    """Return the number of this process, 0 if it is alone."""
     return dist.get_rank() if _are_many() else 0
 
 
@@ -32,16 +33,16 @@ def gather(value: T) -> list[T]:
     """Return the value of every rank, in order of rank, with all tensors on the CPU.
 
     Args:
-        value: Whatever can be pickled; it stays as it is where there is one process.
+        value: Anything that can be pickled. A process that is alone gets it back as it is.
     """
     return share_errors(lambda: value)
 
 
-def together(work: Callable[[], T]) -> T:
-    """Do work on every rank; return its own result, or fail on all ranks alike.
+def run_on_all_ranks(work: Callable[[], T]) -> T:
+    """Do work on every rank; return the result of this rank, or raise on all ranks alike.
 
     Args:
-        work: As in `share_errors`; what it returns goes nowhere.
+        work: As in `share_errors`. Its results are not exchanged.
     """
     results: list[T] = []
     share_errors(lambda: results.append(work()))
@@ -49,14 +50,14 @@ def together(work: Callable[[], T]) -> T:
 
 
 def share_errors(work: Callable[[], T]) -> list[T]:
-    """Do work on every rank; return all results, as `gather` does, or fail on all ranks alike.
+    """Do work on every rank; return the results of all ranks, or raise on all ranks alike.
 
-    Where all ranks fail with the same words, each raises its own error. Else all raise that of the
-    first rank that failed, which the message names.
+    If all ranks fail with the same message, each raises its own error. Otherwise all raise the
+    error of the first rank that failed, and the message names that rank.
 
     Args:
-        work: It must not wait for another rank, since a rank that fails early never gets there. A
-            metric's own `compute` does wait, unless it was made with `sync_on_compute=False`.
+        work: Must not wait for another rank: a rank that fails early would never answer. Note that
+            a metric's `compute` waits, unless the metric was made with `sync_on_compute=False`.
     """
     if not _are_many():
         return [work()]
@@ -80,16 +81,16 @@ def share_errors(work: Callable[[], T]) -> list[T]:
 def interleave(
     parts: Sequence[Any], samples: int | None = None, shards: Sequence[int] | None = None
 ) -> Any:
-    """Put what the ranks took from one loader in the order in which one process would take it.
+    """Put samples of all ranks in the order in which a single process would see them.
 
-    A `DistributedSampler` deals the samples out like cards, so they are collected in rounds. A rank
-    that has no more drops out of the rounds, as it does where a sampler does not fill the last.
+    A `DistributedSampler` deals samples out like cards, so they are collected in rounds. A rank
+    without any more samples is passed over.
 
     Args:
         parts: A tensor `(n, ...)` or a list for each rank, of any lengths.
-        samples: How many to return at most; see `distinct`.
-        shards: Which part of the loader each rank was dealt, its own by default. Ranks that compute
-            one model together are dealt the same; it is taken once.
+        samples: How many to return at most; see `count_distinct`.
+        shards: The number of the part of the loader that each rank reads; by default the number of
+            the rank. Ranks that compute one model together read the same part; it is used once.
 
     Example:
         >>> interleave([["a", "c", "e"], ["b", "d"]], samples=4)
@@ -104,11 +105,11 @@ def interleave(
     return taken or hands[0][:0]
 
 
-def distinct(loader: Any) -> int | None:
-    """Return how many samples a loader deals out to all ranks before it repeats some.
+def count_distinct(loader: Any) -> int | None:
+    """Return how many different samples a loader deals out to all ranks, if it deals them out.
 
-    A `DistributedSampler` fills its last round with the first samples once more, which one process
-    would not see again. None where the loader deals nothing out.
+    A `DistributedSampler` repeats the first samples to fill its last round. A single process would
+    not see these again.
     """
     inner = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
     for sampler in (getattr(loader, "sampler", None), inner):
@@ -122,7 +123,7 @@ def _are_many() -> bool:
 
 
 def _packed(value: Any) -> bytes:
-    """Pickle before anything is sent: a rank that cannot would leave the others waiting."""
+    """Pickle a value before anything is sent: a failure while sending leaves the others waiting."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()
@@ -134,9 +135,9 @@ def _unpacked(packed: bytes) -> Any:
 
 
 def _described(error: Exception) -> tuple[type[Exception], str]:
-    """Name an error by what every rank can build: errors themselves often cannot be pickled."""
+    """Describe an error by a type and a message: errors themselves often cannot be pickled."""
     kind = next((kind for kind in type(error).__mro__ if kind in _ERRORS), None)
     name, words = type(error).__name__, str(error)
-    if kind is None or kind is LookupError:  # the words of a KeyError are but a key
+    if kind is None or kind is LookupError:  # the message of a KeyError is only the key
         words = ": ".join(filter(None, [name, words]))
     return kind or RuntimeError, words or name

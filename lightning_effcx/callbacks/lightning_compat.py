@@ -1,9 +1,9 @@
-"""Hosts: the packages that Lightning is published as, and what callbacks need to work in both.
+"""Compatibility: what works alike in the two packages that Lightning is published as.
 
-`lightning.pytorch` and `pytorch_lightning` are the same code with classes of their own, and whoever
-has the first has the second. A callback of one is none to the other, so ours descend from both. A
-Trainer's loggers and callbacks may be of either: tell them by name, not by type. No other file
-imports the packages.
+`lightning.pytorch` and `pytorch_lightning` hold the same code, but each has its own classes. A
+Trainer of one package does not take the callbacks of the other, so our callbacks descend from both.
+A Trainer may hold loggers and callbacks of either package: find them by the name of their class,
+not by its identity. No other file imports the packages.
 """
 
 import sys
@@ -22,13 +22,14 @@ __all__ = [
     "Callback",
     "LightningModule",
     "Trainer",
-    "averaged",
+    "averaged_weights",
+    "callbacks_around",
     "observing_silently",
     "of_kind",
     "package_of",
     "rank_zero_info",
     "rank_zero_warn",
-    "step_of",
+    "validation_step",
 ]
 
 _NAMES = ("lightning.pytorch", "pytorch_lightning")
@@ -36,8 +37,8 @@ _NAMES = ("lightning.pytorch", "pytorch_lightning")
 
 def _installed() -> list[ModuleType]:
     """Import those of the two packages that are installed."""
-    # Both write messages with one logger, which is that of the package imported last. The settings
-    # of whoever imported one before us, to silence it perhaps, must not be evaded by another's.
+    # Both packages write messages with one logger, that of the package imported last. If the user
+    # imported one before us, and perhaps silenced it, its logger must stay the one.
     chosen = any(name in sys.modules for name in _NAMES)
     before = rank_zero.log, rank_zero.rank_zero_deprecation_category
     found = []
@@ -74,12 +75,17 @@ else:
 
 
 @contextmanager
-def averaged(
+def averaged_weights(
     trainer: Trainer, pl_module: LightningModule, callbacks: Iterable[Any]
 ) -> Iterator[None]:
-    """Let callbacks put their averaged weights in once more, those that validation is about.
+    """Put the averaged weights in once more, which callbacks that average use in a validation.
 
-    Those that are listed before us have put the others back when it is our turn.
+    When it is our turn, callbacks that stand before us have already put the trained weights back.
+
+    Args:
+        trainer: The Trainer.
+        pl_module: The user's module.
+        callbacks: Those among which to look for callbacks that average.
     """
     averaging = of_kind(callbacks, "WeightAveraging")
     for callback in averaging:
@@ -91,6 +97,14 @@ def averaged(
             callback.on_validation_epoch_end(trainer, pl_module)
 
 
+def callbacks_around(trainer: Trainer, callback: Callback) -> tuple[list[Any], list[Any]]:
+    """Return the callbacks of a Trainer that it calls before and after one of them."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[union-attr]
+    places = [place for place, each in enumerate(callbacks) if each is callback]
+    place = places[0] if places else len(callbacks)  # another callback may be calling it
+    return callbacks[:place], callbacks[place + 1 :]
+
+
 def of_kind(objects: Iterable[Any], *names: str) -> list[Any]:
     """Return the callbacks or loggers of a class of such a name, or of one derived from it."""
     return [each for each in objects if {*names} & {kind.__name__ for kind in type(each).__mro__}]
@@ -98,7 +112,12 @@ def of_kind(objects: Iterable[Any], *names: str) -> list[Any]:
 
 @contextmanager
 def observing_silently(pl_module: LightningModule, *beside: Any) -> Iterator[None]:
-    """Observe the module, and let it log nothing: what its forward says is not about us."""
+    """Observe the module, and ignore what its forward logs: that belongs to the training.
+
+    Args:
+        pl_module: The user's module.
+        *beside: As in `observing`.
+    """
     with observing(pl_module, *beside):
         for module in pl_module.modules():
             if isinstance(module, LightningModule):
@@ -122,10 +141,10 @@ def _is_in(kind: type, name: str) -> bool:
     return kind.__name__ == "LightningModule" and kind.__module__.startswith(f"{name}.")
 
 
-def step_of(trainer: Trainer) -> int:
+def validation_step(trainer: Trainer) -> int:
     """Return the step at which Lightning writes what is logged in a validation.
 
-    When the epoch is over it counts one more, but still writes at the same.
+    At the end of an epoch this number is larger by one, but Lightning writes at the same step.
     """
     epoch_loop = trainer.fit_loop.epoch_loop
     return int(getattr(epoch_loop, "_batches_that_stepped", trainer.global_step))

@@ -1,20 +1,27 @@
-"""Schedules: at which validations to measure, as predicates of how many there were before."""
+"""Schedules: at which validations the monitor measures.
+
+`Every` and `Geometric` are what users pass as `every`; any function of the same form does, too.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from numbers import Integral
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
+from lightning_effcx.callbacks.budget import Budget
 from lightning_effcx.options import check_count, check_kind, check_number
 
-Schedule: TypeAlias = Callable[[int], bool]
-"""Maps the number of validations so far, 0 at the first, to whether this one is measured."""
+Rule: TypeAlias = Callable[[int], bool] | Literal["end"]
+"""Maps the number of validations so far, 0 at the first, to whether this one is measured.
+
+`"end"` stands for one measurement at the end of the training.
+"""
 
 
 @dataclass(frozen=True)
 class Every:
-    """Every `interval`-th validation, the first among them.
+    """Every `interval`-th validation, from the first on.
 
     Example:
         >>> [count for count in range(10) if Every(3)(count)]
@@ -35,7 +42,7 @@ class Every:
 
 @dataclass(frozen=True)
 class Geometric:
-    """Ever more rarely: the first validation, then whenever their number has grown by `factor`.
+    """The first validation, then one whenever the number of validations has grown by `factor`.
 
     Example:
         >>> [count for count in range(40) if Geometric(2)(count)]
@@ -55,3 +62,29 @@ class Geometric:
         while round(due) < count + 1:
             due *= self.factor
         return round(due) == count + 1
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When a training is measured: which validations the user wants, and what the budget allows.
+
+    Asking changes nothing; only `budget.spending` counts time.
+
+    Attributes:
+        rule: Which validations the user wants.
+        budget: What measuring may cost.
+    """
+
+    rule: Rule
+    budget: Budget
+
+    def wants(self, validations: int) -> bool:
+        """Tell whether the user wants a measurement after so many validations before this one."""
+        return self.rule != "end" and bool(self.rule(validations))
+
+    def wants_end(self, validations: int) -> bool:
+        """Tell whether to measure at the end of a training that had so many validations.
+
+        A training that ends before its first validation is measured once, too.
+        """
+        return self.rule == "end" or validations == 0

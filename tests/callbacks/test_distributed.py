@@ -8,7 +8,7 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Tenso
 from two_processes import together
 
 from lightning_effcx.callbacks.distributed import (
-    distinct,
+    count_distinct,
     gather,
     interleave,
     rank,
@@ -118,7 +118,7 @@ def dealt(size, samples, batch):
     data = TensorDataset(torch.arange(size))
     loader = DataLoader(data, batch, sampler=DistributedSampler(data, shuffle=False))
     own = torch.cat([x for (x,) in loader])[: -(-samples // world())]
-    found = min(samples, distinct(loader) or samples)
+    found = min(samples, count_distinct(loader) or samples)
     return interleave(gather(own), found), interleave(gather(own.tolist()), found)
 
 
@@ -151,12 +151,12 @@ def test_ranks_that_were_dealt_the_same_count_once():
 
 def test_of_a_loader_that_deals_nothing_out_the_distinct_samples_are_unknown():
     data = TensorDataset(torch.arange(5))
-    assert distinct(DataLoader(data)) is None
-    assert distinct([torch.ones(1)]) is None
+    assert count_distinct(DataLoader(data)) is None
+    assert count_distinct([torch.ones(1)]) is None
     sampler = DistributedSampler(data, num_replicas=2, rank=0)
-    assert distinct(DataLoader(data, sampler=sampler)) == 5
+    assert count_distinct(DataLoader(data, sampler=sampler)) == 5
     batches = BatchSampler(sampler, 2, drop_last=False)
-    assert distinct(DataLoader(data, batch_sampler=batches)) == 5
+    assert count_distinct(DataLoader(data, batch_sampler=batches)) == 5
 
 
 def late():
