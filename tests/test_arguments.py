@@ -51,7 +51,7 @@ WORDS = {
     ("ComplexityMonitor", "every"): (ComplexityMonitor, ["end"]),
 }
 # What the package alone makes, of words of its own.
-INTERNAL = {("Operation", "kind"), ("Site", "kind"), ("Tag", "grain")}
+INTERNAL = {("Operation", "kind"), ("Schedule", "rule"), ("Site", "kind"), ("Tag", "grain")}
 
 COUNTS = {  # by the least
     1: [

@@ -33,49 +33,55 @@ from lightning_effcx.tags import Tag, check_name, of_key, renewed, slashed
 class ComplexityMonitor(MeasuringHooks):
     """Measure the effective complexity of the network at every validation, and log it.
 
-    The first validation samples are kept as a fixed probe. At the end of each validation every
-    metric is computed on them and logged through the LightningModule, so that all loggers,
-    EarlyStopping and ModelCheckpoint see `effcx/<measure>`, and `effcx_seconds/<measure>`, what it
-    cost. The training is left bit-identical, and no error in a measure stops it.
+    The first validation samples become a fixed probe. At the end of each validation every metric is
+    computed on the probe and logged through the LightningModule. So all loggers, EarlyStopping and
+    ModelCheckpoint see `effcx/<measure>`, and its cost as `effcx_seconds/<measure>`. The training
+    stays bit-identical. An error in a measure is one warning, and does not stop the training.
 
-    The network is the LightningModule as a function of what its forward, or that of its only child
-    with parameters, is really called with in the validation step: of all floating-point tensors
-    with a row for each sample, jointly; only where there are none, of what the first embedding of
-    the tokens returns. Where no such call is heard, it is a function of the first floating-point
-    tensor in the batch. One line says what was chosen. In a training without validation the first
-    training samples are measured, at each epoch's end.
+    By default the network is the LightningModule, or its only child with parameters. The monitor
+    records what its forward is called with in the validation step. The input is then all
+    floating-point tensors with one row per sample, taken together. If there are none, the input is
+    what the first embedding returns for the tokens. If no call was recorded, the input is the first
+    floating-point tensor in the batch. One line in the log says what was chosen. If the input is
+    not found, one warning in the sanity check shows the batch: specify `batch` or `network` then.
 
-    Processes of a distributed training share the work, and log what one would. Checkpoints hold the
-    probe, and what metrics remember, so that a resumed training goes on with the same curves.
+    A training without validation is measured at the end of each epoch, on its first training
+    samples. The processes of a distributed training share the work, and log what a single process
+    would log. A checkpoint holds the probe and the memory of the metrics, so a resumed training
+    continues the same curves.
 
     Args:
-        metrics: What to measure: metrics, named by themselves or as the keys of a dictionary. By
-            default `jacobian_norm` of outputs and of probabilities, `fisher_rao_norm`,
-            `transitions` and `trajectory_length`, with what suits the targets: classes, or values;
-            if the network is piecewise linear, `linear_regions` within and between classes and on
-            lines through the origin, and `linear_deviation`; if it has curves, `lann_complexity`.
-        samples: How many validation samples make up the probe, of all processes together.
-        every: Measure at every so many-th validation; or where a predicate of the number of
-            validations so far says so; or once, at the `end` of the training.
-        budget: Share of the training's wall time that measuring may take, such as 0.05. Beyond it
-            validations are skipped, and log nothing; the first is always measured.
-        detail: Log the values at each site of the network, too.
+        metrics: What to measure: a list of metrics, or a dictionary of metrics by name. The default
+            set is `jacobian_norm` of outputs and of probabilities, `fisher_rao_norm`, `transitions`
+            and `trajectory_length`. If the network is piecewise linear, it also has
+            `linear_regions` within and between classes and on lines through the origin, and
+            `linear_deviation`; if the network has curves, `lann_complexity`. Measures that need
+            classes are left out if the targets are not classes.
+        samples: How many validation samples form the probe, over all processes.
+        every: Measure at every n-th validation; or at those for which a function of the number of
+            validations so far returns True; or once, at the `end` of the training.
+        budget: The share of the training's wall time that measuring may take, such as 0.05.
+            Validations that would exceed it are skipped and log nothing. The first is always
+            measured.
+        detail: Also log the values at each site of the network.
         network: The part of the module to measure: its dotted name, or a function of the module and
             the input that returns the outputs. By default the module itself.
-        batch: A function that maps a batch to the input, or to `(input, target)`. By default both
-            are found as said above, the target by its name in the batch, or as the second part.
-        output: Which of the outputs to measure, by name or index, if there are several. By default
-            the first floating-point tensor with a row for each sample. It is flattened to a vector.
-        loader: Which of several validation loaders the probe is taken from.
-        name: What the names of this monitor's measures start with. If there are several monitors in
-            one Trainer, each needs a name of its own; else Lightning mixes their curves, or refuses
-            monitors of the same measures when the Trainer is made.
-        hparams: Hyperparameters for TensorBoard's table, besides those that the module saved.
-        strict: Raise where there would be a warning.
-        seed: Seed of the default metrics.
+        batch: A function that maps a batch to the input, or to `(input, target)`. By default the
+            input is found as described above, and the target by its name in the batch, or as the
+            second part of the batch.
+        output: Which output to measure, by name or index, if there are several. By default the
+            first floating-point tensor with one row per sample. It is flattened to a vector.
+        loader: From which of several validation loaders the probe is taken.
+        name: A prefix for the names of this monitor's measures. If there are several monitors in
+            one Trainer, each needs a name of its own. Otherwise Lightning mixes their curves, or
+            refuses monitors with the same measures when the Trainer is made.
+        hparams: Hyperparameters for TensorBoard's table, in addition to those that the module
+            saved.
+        strict: Raise an error instead of giving a warning.
+        seed: The seed of the default metrics.
     """
 
-    def __init__(  # noqa: PLR0913 each is one thing that users may choose
+    def __init__(  # noqa: PLR0913 each is one thing that users choose
         self,
         metrics: Sequence[Metric] | Mapping[str, Metric] | None = None,
         *,
@@ -83,8 +89,8 @@ class ComplexityMonitor(MeasuringHooks):
         every: int | Callable[[int], bool] | Literal["end"] = 1,
         budget: float | None = None,
         detail: bool = False,
-        # For LightningCLI: functions come first, as any text is a name; and return Any, because it
-        # takes what returns a class to be a way of making an instance.
+        # For LightningCLI: functions come before str, since any text is a str. They return Any,
+        # since LightningCLI takes a function that returns a class for a factory of instances.
         network: Callable[[Any, Any], Any] | str | None = None,
         batch: Callable[[Any], Any] | None = None,
         output: str | int | None = None,
@@ -120,10 +126,10 @@ class ComplexityMonitor(MeasuringHooks):
         self._names = sorted(self.metrics)
         self._has_defaults = metrics is None
         self._validations = 0
-        self._start_afresh()
+        self._start_run()
 
-    def _start_afresh(self) -> None:
-        """Forget what belongs to one run of a Trainer alone."""
+    def _start_run(self) -> None:
+        """Make anew what belongs to one run of a Trainer."""
         choices = Choices(self.samples, self.network, self.batch, self.output, self.loader)
         self._probe = Probe(choices)
         self._schedule = Schedule(self.every, Budget(self.budget))
@@ -134,7 +140,7 @@ class ComplexityMonitor(MeasuringHooks):
     @property
     @override
     def state_key(self) -> str:
-        names = sorted(map(slashed, self._names))  # so that checkpoints of version 0.1 resume
+        names = sorted(map(slashed, self._names))  # as in checkpoints of version 0.1
         return self._generate_state_key(metrics=names, name=self.name)
 
     @override
@@ -158,7 +164,7 @@ class ComplexityMonitor(MeasuringHooks):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._start_afresh()
+        self._start_run()
         self._compare_names(trainer)
         if stage == "fit":  # a checkpoint to resume from is loaded after this
             self._validations = 0
@@ -189,8 +195,6 @@ class ComplexityMonitor(MeasuringHooks):
                 f"two monitors in this Trainer measure {', '.join(shared)}, and their curves are "
                 "mixed: tell them apart by name=, such as ComplexityMonitor(name='encoder')."
             )
-
-    # -- what is measured
 
     @override
     def _rehearse(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -223,7 +227,7 @@ class ComplexityMonitor(MeasuringHooks):
         return values
 
     def _find_subject(self, trainer: Trainer, pl_module: LightningModule) -> Subject | None:
-        """Return the network and its samples, or nothing if there is an error."""
+        """Return the network and its samples, or None after an error."""
         found = None
         with self._guard("every measure"):
             subject = find_subject(trainer, pl_module, self._probe)

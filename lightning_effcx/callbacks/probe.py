@@ -160,8 +160,8 @@ class Probe:
             found = [own for own in share_errors(self.collected.samples) if own is not None]
             if not found:
                 raise ValueError(
-                    "no input was found: no batch was seen of the validation loader "
-                    f"{self.choices.loader}, the first being 0"
+                    "no input was found: no batch came from the validation loader number "
+                    f"{self.choices.loader} (the first is number 0)"
                 )
             shards = gather((trainer.distributed_sampler_kwargs or {}).get("rank", rank()))
             most = count_distinct(self._loader(trainer)) or self.choices.samples

@@ -178,7 +178,7 @@ def test_a_network_that_is_not_piecewise_linear_goes_without_the_exact_measures(
     message = (
         "leaves out the exact measures linear_regions.segment_same, linear_regions.segment_"
         "different, linear_regions.origin_line, linear_deviation.segment: site 'tanh' .tanh. is "
-        "not continuous and piecewise linear.*: count transitions instead. The training goes on"
+        "not piecewise linear.*: use Transitions or LANNComplexity. The training goes on"
     )
     with pytest.warns(UserWarning, match=message) as warned:
         host, _ = fit(tmp_path, ComplexityMonitor(), module=Curved())
@@ -488,8 +488,8 @@ FAULTS = {
         dict,
         {"module": Parcels(), "collate_fn": Parcel},
         (
-            "leaves out every measure: no input was found: no call with tensors was heard, nor "
-            r"does the batch have a floating-point tensor \(n, ...\). The batch is Parcel\("
+            "leaves out every measure: no input was found: no call with tensors was seen, and "
+            r"the batch has no floating-point tensor \(n, ...\). The batch is Parcel\("
             r"x=float32 \(16, 3\), y=int..? \(16,\)\). Specify the input with batch=, such as "
             ".* and the network with network=: the name of a part"
         ),
@@ -589,7 +589,7 @@ def test_a_training_that_ends_before_its_validation_is_measured_at_its_end(tmp_p
 
 def test_a_validation_loader_that_is_not_there_is_reported(tmp_path):
     with pytest.warns(
-        UserWarning, match="no batch was seen of the validation loader 1, the first being 0"
+        UserWarning, match=r"no batch came from the validation loader number 1 \(the first is n"
     ):
         fit(tmp_path, ComplexityMonitor(loader=1))
 
@@ -804,7 +804,7 @@ def test_what_the_network_is_called_with_may_be_of_any_sort(tmp_path):
     monitor = ComplexityMonitor([JacobianNorm()])
     host, _ = fit(tmp_path, monitor, module=Sparse())
     assert names(host.callback_metrics) == {"jacobian_norm"}  # of the only part with parameters
-    with pytest.warns(UserWarning, match=r"with float32 sparse \(16, 6\), of which single samples"):
+    with pytest.warns(UserWarning, match=r"with float32 sparse \(16, 6\), and single samples"):
         fit(tmp_path, ComplexityMonitor(network=""), module=Sparse())
 
 
@@ -837,7 +837,7 @@ class Parts(Parcels):
 
 def test_where_no_call_was_heard_the_parts_that_ran_are_named_first(tmp_path):
     message = (
-        r"no call with tensors was heard.* with network=: the name of a part, such as "
+        r"no call with tensors was seen.* with network=: the name of a part, such as "
         r"network='network.0', network='network.4', network='encoder' or network='head', or a "
         r"function \(module, x\) -> outputs\. The training goes on"
     )
@@ -864,8 +864,8 @@ def test_a_list_of_images_is_told_with_functions_that_take_it_apart(tmp_path):
 
     message = (
         r"leaves out every measure: no input was found: the network was called with \[float32 "
-        r"\(3, 4, 5\), .*\], of which single samples cannot be taken \(a list of images\): write "
-        r"functions that take it apart and put it together, such as ComplexityMonitor\(batch="
+        r"\(3, 4, 5\), .*\], and single samples cannot be taken from it \(a list of images\): "
+        r"write functions that take it apart and put it together, such as ComplexityMonitor\(batch="
         r"lambda batch: torch.stack\(\[resize\(image\) for image in batch\[0\]\]\), "
         r"network=lambda module, x: module\(list\(x\)\)\). The batch is \[\[float32 .*\]\]. The "
         r"training goes on"
