@@ -36,6 +36,7 @@ TORCH_FREE = {"cli", "compare", "options", "plotting", "reading", "tags"}
 KNOW_LIGHTNING = {"callbacks", "studies"}
 HEAVY = {"torch", "torchmetrics", "pytorch_lightning", "lightning", "numpy"}
 MODULES = modules()
+TESTS = Path(__file__).parent
 NAMES = sorted(set(MODULES) - {""})
 
 
@@ -266,7 +267,6 @@ def test_no_file_is_named_for_what_does_not_belong_elsewhere():
     assert not parts & {"utils", "misc", "helpers", "common", "util"}
 
 
-TESTS = Path(__file__).parent
 # Tests of rooms that are one file, and tests across rooms, which stand at the top of `tests`.
 TESTS_OF_FILES = {"options", "paths", "plotting", "tags", "targets"}
 TESTS_ACROSS_ROOMS = {

@@ -24,8 +24,8 @@ __all__ = [
     "Trainer",
     "averaged_weights",
     "callbacks_around",
+    "find_by_class_name",
     "observing_silently",
-    "of_kind",
     "package_of",
     "rank_zero_info",
     "rank_zero_warn",
@@ -87,7 +87,7 @@ def averaged_weights(
         pl_module: The user's module.
         callbacks: Those among which to look for callbacks that average.
     """
-    averaging = of_kind(callbacks, "WeightAveraging")
+    averaging = find_by_class_name(callbacks, "WeightAveraging")
     for callback in averaging:
         callback.on_validation_epoch_start(trainer, pl_module)
     try:
@@ -105,8 +105,8 @@ def callbacks_around(trainer: Trainer, callback: Callback) -> tuple[list[Any], l
     return callbacks[:place], callbacks[place + 1 :]
 
 
-def of_kind(objects: Iterable[Any], *names: str) -> list[Any]:
-    """Return the callbacks or loggers of a class of such a name, or of one derived from it."""
+def find_by_class_name(objects: Iterable[Any], *names: str) -> list[Any]:
+    """Return the callbacks or loggers whose class, or a base of it, has one of the names."""
     return [each for each in objects if {*names} & {kind.__name__ for kind in type(each).__mro__}]
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
-from lightning_effcx.callbacks.lightning_compat import LightningModule, Trainer, of_kind
+from lightning_effcx.callbacks.lightning_compat import LightningModule, Trainer, find_by_class_name
 from lightning_effcx.tags import Grain, Tag
 
 
@@ -18,7 +18,7 @@ def writers(loggers: Iterable[Any]) -> list[SummaryWriter]:
     On ranks other than 0, and in a `fast_dev_run`, the experiments of loggers are dummies.
     """
     # Of others no experiment is asked for, which may be costly to open.
-    experiments = [board.experiment for board in of_kind(loggers, "TensorBoardLogger")]
+    experiments = [board.experiment for board in find_by_class_name(loggers, "TensorBoardLogger")]
     return [e for e in experiments if isinstance(e, SummaryWriter)]
 
 

@@ -176,9 +176,9 @@ def default_trainer(module: Any) -> Any:
 
 def _remove_displays(trainer: Any) -> None:
     """Remove the progress bar and the model summary, because the study has a bar of its own."""
-    from lightning_effcx.callbacks.lightning_compat import of_kind  # noqa: PLC0415 see above
+    from lightning_effcx.callbacks.lightning_compat import find_by_class_name  # noqa: PLC0415 see above
 
-    displays = of_kind(trainer.callbacks, "ProgressBar", "ModelSummary")
+    displays = find_by_class_name(trainer.callbacks, "ProgressBar", "ModelSummary")
     trainer.callbacks = [callback for callback in trainer.callbacks if callback not in displays]
 
 
