@@ -15,7 +15,7 @@ from torch.utils.data import DistributedSampler
 
 T = TypeVar("T")
 
-# The error of one rank becomes the nearest of these on the others: each is made from one sentence.
+# The error of one rank becomes the nearest of these on the other ranks. Each takes one message.
 _ERRORS = (ArithmeticError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 

@@ -17,10 +17,11 @@ class Facts:
     """What decides which measures suit a network.
 
     Attributes:
-        has_classes: Whether the targets are classes, so that the outputs are their logits.
-        outputs: How many outputs there are.
-        kinked_units: How many units there are if the network is piecewise linear, else none.
-        curved_units: How many units there are if some have curves and the others kinks, else 0.
+        has_classes: Whether the targets are classes. The outputs are taken for their logits then.
+        outputs: The number of outputs.
+        kinked_units: The number of units if the network is piecewise linear, otherwise None.
+        curved_units: The number of units if every site is a curve or a kink, and at least one is a
+            curve; otherwise 0.
         error: Why the network is not piecewise linear, if it is not.
     """
 

@@ -28,7 +28,7 @@ from lightning_effcx.callbacks.schedules import Schedule
 class MeasuringHooks(Callback, metaclass=ABCMeta):
     """Collects a probe, measures when the schedule and the budget say so, and reports the values.
 
-    A subclass says what is measured. Lightning's `setup` makes the objects below anew.
+    A subclass says what is measured. It makes the objects below for each run of a Trainer.
     """
 
     history: list[dict[str, Any]]

@@ -37,8 +37,8 @@ _NAMES = ("lightning.pytorch", "pytorch_lightning")
 
 def _installed() -> list[ModuleType]:
     """Import those of the two packages that are installed."""
-    # Both packages write messages with one logger, that of the package imported last. If the user
-    # imported one before us, and perhaps silenced it, its logger must stay the one.
+    # Both packages write messages with one shared logger, and the package that is imported last
+    # sets it. If the user has imported a package, and perhaps silenced it, its logger must stay.
     chosen = any(name in sys.modules for name in _NAMES)
     before = rank_zero.log, rank_zero.rank_zero_deprecation_category
     found = []
@@ -46,7 +46,7 @@ def _installed() -> list[ModuleType]:
         try:
             found.append(import_module(name))
         except ImportError:  # not installed, or broken, or another package of that name
-            if name == "pytorch_lightning":  # which we depend on
+            if name == "pytorch_lightning":  # our own dependency
                 raise
     if chosen:
         rank_zero.log, rank_zero.rank_zero_deprecation_category = before
@@ -78,14 +78,14 @@ else:
 def averaged_weights(
     trainer: Trainer, pl_module: LightningModule, callbacks: Iterable[Any]
 ) -> Iterator[None]:
-    """Put the averaged weights in once more, which callbacks that average use in a validation.
+    """Put averaged weights into the module again, as callbacks that average do in a validation.
 
-    When it is our turn, callbacks that stand before us have already put the trained weights back.
+    When our hook is called, callbacks before ours have already put the trained weights back.
 
     Args:
         trainer: The Trainer.
         pl_module: The user's module.
-        callbacks: Those among which to look for callbacks that average.
+        callbacks: Callbacks of which some may average.
     """
     averaging = find_by_class_name(callbacks, "WeightAveraging")
     for callback in averaging:
@@ -112,7 +112,7 @@ def find_by_class_name(objects: Iterable[Any], *names: str) -> list[Any]:
 
 @contextmanager
 def observing_silently(pl_module: LightningModule, *beside: Any) -> Iterator[None]:
-    """Observe the module, and ignore what its forward logs: that belongs to the training.
+    """Observe the module, and ignore what its forward logs, since we cause these calls.
 
     Args:
         pl_module: The user's module.
@@ -130,10 +130,10 @@ def _nothing(*_: Any, **__: Any) -> None:
 
 
 def package_of(module: LightningModule) -> ModuleType:
-    """Return the package whose Trainer takes a module."""
+    """Return the package whose Trainer accepts a module."""
     names = {name for kind in type(module).__mro__ for name in _NAMES if _is_in(kind, name)}
     if not names:
-        raise TypeError(f"there is a {type(module).__name__}, expected a LightningModule.")
+        raise TypeError(f"got a {type(module).__name__}, expected a LightningModule.")
     return sys.modules[names.pop()]
 
 

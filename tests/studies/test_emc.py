@@ -272,7 +272,7 @@ def test_trainings_show_nothing_of_their_own(make_trainer, capfd, tmp_path, monk
 
 
 def test_what_is_no_module_is_refused():
-    with pytest.raises(TypeError, match="there is a Linear, expected a LightningModule"):
+    with pytest.raises(TypeError, match="got a Linear, expected a LightningModule"):
         default_trainer(torch.nn.Linear(1, 1))
 
 
