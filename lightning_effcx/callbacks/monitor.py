@@ -24,7 +24,7 @@ from lightning_effcx.callbacks.probe import Probe
 from lightning_effcx.callbacks.reporting import Reporter
 from lightning_effcx.callbacks.schedules import Every, Schedule
 from lightning_effcx.callbacks.subject import Subject, announce_subject, find_subject
-from lightning_effcx.callbacks.tensorboard import declare
+from lightning_effcx.callbacks.tensorboard import declare_measures
 from lightning_effcx.network import check_finite
 from lightning_effcx.options import check_kind, check_seed, check_switch
 from lightning_effcx.tags import Tag, check_name, of_key, renewed, slashed
@@ -175,7 +175,7 @@ class ComplexityMonitor(MeasuringHooks):
                 for beside in declared(metric)
             ]
             with self._guard("the declaration of TensorBoard's pages"):
-                declare(trainer, pl_module, names, self.hparams)
+                declare_measures(trainer, pl_module, names, self.hparams)
 
     @property
     def full_names(self) -> set[str]:

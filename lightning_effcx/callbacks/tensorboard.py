@@ -12,26 +12,29 @@ from lightning_effcx.callbacks.lightning_compat import LightningModule, Trainer,
 from lightning_effcx.tags import Grain, Tag
 
 
-def writers(loggers: Iterable[Any]) -> list[SummaryWriter]:
-    """Return the writers of the loggers that are TensorBoard's, of either Lightning package.
+def find_writers(loggers: Iterable[Any]) -> list[SummaryWriter]:
+    """Return the writers of all TensorBoard loggers, whichever Lightning package they are from.
 
-    On ranks other than 0, and in a `fast_dev_run`, the experiments of loggers are dummies.
+    There are none on ranks other than 0 and in a `fast_dev_run`, where loggers do not write.
     """
-    # Of others no experiment is asked for, which may be costly to open.
+    # Other loggers are not asked for their experiment, since opening it may take long.
     experiments = [board.experiment for board in find_by_class_name(loggers, "TensorBoardLogger")]
     return [e for e in experiments if isinstance(e, SummaryWriter)]
 
 
-def declare(
+def declare_measures(
     trainer: Trainer, pl_module: LightningModule, names: Sequence[str], hparams: Mapping[str, Any]
 ) -> None:
-    """Tell TensorBoard what will come, before Lightning declares its own hyperparameters.
+    """Declare to TensorBoard which measures and hyperparameters the run has.
+
+    Call it before Lightning declares its own hyperparameters, in the Trainer's `setup`.
 
     Args:
-        trainer: Its loggers are told; what its callbacks monitor is in the table, too.
-        pl_module: The hyperparameters that it and the datamodule saved are in the table.
-        names: Of the measures.
-        hparams: More hyperparameters.
+        trainer: The Trainer. The table also has the metrics that its callbacks monitor.
+        pl_module: The user's module. The table has the hyperparameters that the module and the
+            datamodule saved.
+        names: The names of the measures.
+        hparams: More hyperparameters for the table.
     """
     saved: dict[str, Any] = {}
     for owner in (getattr(trainer, "datamodule", None), pl_module):
@@ -41,7 +44,7 @@ def declare(
     monitored = (getattr(callback, "monitor", None) for callback in trainer.callbacks)  # type: ignore[union-attr]
     measured = [str(Tag(name)) for name in names]
     measured += sorted({"val_loss", *(key for key in monitored if key)} - {*measured})
-    for writer in writers(trainer.loggers):
+    for writer in find_writers(trainer.loggers):
         _declare_hparams(writer, saved, measured)
         _declare_layout(writer, names)
 
@@ -49,13 +52,13 @@ def declare(
 def _declare_hparams(
     writer: SummaryWriter, hparams: Mapping[str, Any], measured: Iterable[str]
 ) -> None:
-    """Write the run's hyperparameters, and that `measured` tags are the metrics to show with them.
+    """Write the run's hyperparameters, and which tags the table shows next to them.
 
-    The table then shows the last value of each. TensorBoard heeds the first such summary of a run:
-    this has to be written before Lightning writes its own, which knows `hp_metric` alone.
+    The table shows the last value of each tag. TensorBoard reads only the first such summary of a
+    run, so it must be written before Lightning's, which has no tag but `hp_metric`.
     """
     placeholders = dict.fromkeys(measured, 0.0)
-    file = writer._get_file_writer()  # noqa: SLF001 add_hparams would open another run, add points
+    file = writer._get_file_writer()  # noqa: SLF001 add_hparams would open another run
     for summary in hparams_summaries(flatten(hparams), placeholders):
         file.add_summary(summary)
 
