@@ -46,7 +46,7 @@ def mixing(name: str) -> RefusedError:
     """Return the error of an operation across samples."""
     return RefusedError(
         f"site {name!r} mixes the samples of a batch, or is not known to keep them apart, so it "
-        "has no exact regions: leave dimension 0 to the samples, or use Transitions."
+        "has no exact regions: use Transitions, or let only samples lie along dimension 0."
     )
 
 
