@@ -224,11 +224,11 @@ def _along_the_weights(
 def _forward_mode(
     network: nn.Module, theta: dict[str, nn.Parameter], x: Tensor
 ) -> tuple[Tensor, Tensor]:
-    holders = state_of(network).containers()
+    containers = state_of(network).containers()
 
     def outputs(parameters: dict[str, Tensor]) -> Tensor:
         with replacing_tensors(
-            holders, {id(theta[name]): value for name, value in parameters.items()}
+            containers, {id(theta[name]): value for name, value in parameters.items()}
         ):
             return evaluate(network, x)
 

@@ -79,7 +79,7 @@ def find_input(batch: Any, call: Call | None, choice: ChooseNetwork | None) -> I
         choice: The user's `network=`, a part or a function. A function is applied to the batch.
     """
     if call is None or callable(choice):
-        call = _first_tensor(batch, choice)
+        call = _call_with_first_tensor(batch, choice)
     return Input(call, target_in(batch, call.total))
 
 
@@ -104,7 +104,7 @@ def choose_input(batch: Any, choose: ChooseInput, choice: ChooseNetwork | None) 
     return Input(_call_of(x, choice, "what batch= returns", ""), target)
 
 
-def _first_tensor(batch: Any, choice: ChooseNetwork | None) -> Call:
+def _call_with_first_tensor(batch: Any, choice: ChooseNetwork | None) -> Call:
     """Return a call with the first floating-point tensor of a batch."""
     found = ((place, x) for place, x in leaves(batch) if x.is_floating_point() and x.dim())
     place, x = next(((place, x) for place, x in found if x.numel()), ((), None))

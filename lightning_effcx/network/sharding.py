@@ -25,21 +25,21 @@ def unsharded(modules: list[nn.Module]) -> Iterator[None]:
     Their shards are put back afterwards. If something is sharded, every process must enter, in the
     same order, and then holds the whole network. Parameters that are whole stay as they are.
     """
-    aside = _find_shards(modules)
+    shards = _find_shards(modules)
     gathered: dict[int, Tensor] = {}  # by identity, so that ties stay ties
-    shadows: list[tuple[nn.Module, dict[str, Any], dict[str, Any]]] = []
+    changes: list[tuple[nn.Module, dict[str, Any], dict[str, Any]]] = []  # before and after
     with torch.inference_mode(False), torch.no_grad():
         for module in modules:
             if not isinstance(module, torch.jit.ScriptModule):
-                shadow = _gathered(module, aside, gathered) | _without_hooks(module)
-                shadows.append((module, {name: vars(module)[name] for name in shadow}, shadow))
+                after = _gathered(module, shards, gathered) | _without_hooks(module)
+                changes.append((module, {name: vars(module)[name] for name in after}, after))
     try:
-        for module, _, shadow in shadows:
-            vars(module).update(shadow)
+        for module, _, after in changes:
+            vars(module).update(after)
         yield
     finally:
-        for module, kept, _ in shadows:
-            vars(module).update(kept)
+        for module, before, _ in changes:
+            vars(module).update(before)
 
 
 def _find_shards(modules: list[nn.Module]) -> dict[_Place, Tensor]:
@@ -63,20 +63,20 @@ def _find_shards(modules: list[nn.Module]) -> dict[_Place, Tensor]:
 
 
 def _gathered(
-    module: nn.Module, aside: dict[_Place, Tensor], gathered: dict[int, Tensor]
+    module: nn.Module, shards: dict[_Place, Tensor], gathered: dict[int, Tensor]
 ) -> dict[str, dict[str, Tensor | None]]:
     """Return the parameters and buffers of a module, all whole, if some were sharded."""
     found = {}
     for kind in ("_parameters", "_buffers"):
         held: dict[str, Tensor | None] = vars(module)[kind]
-        shards = {name: aside.get((module, name), value) for name, value in held.items()}
-        spread = {name: shard for name, shard in shards.items() if hasattr(shard, "full_tensor")}
-        for shard in spread.values():
+        own = {name: shards.get((module, name), value) for name, value in held.items()}
+        sharded = {name: shard for name, shard in own.items() if hasattr(shard, "full_tensor")}
+        for shard in sharded.values():
             if id(shard) not in gathered:
                 gathered[id(shard)] = _full(shard)
-        if spread:
+        if sharded:
             found[kind] = copy(held)
-            found[kind].update({name: gathered[id(shard)] for name, shard in spread.items()})
+            found[kind].update({name: gathered[id(shard)] for name, shard in sharded.items()})
     return found
 
 
