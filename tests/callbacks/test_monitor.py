@@ -42,7 +42,7 @@ class Outputs(Classifier):
 
     def __init__(self, spoil: Any) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore="spoil")
+        del self.hparams["spoil"]  # which the base class saved, and which no checkpoint can hold
         self.spoil = spoil
 
     def forward(self, x: Tensor) -> Tensor:
