@@ -1,8 +1,8 @@
-"""The measures as pure functions of a network and samples or paths, under one name."""
+"""The measures as pure functions of a network and samples or paths."""
 
-from lightning_effcx.metrics.boundary import (
+from lightning_effcx.metrics.boundary_density import boundary_density
+from lightning_effcx.metrics.boundary_distance import (
     NearestBoundaries,
-    boundary_density,
     boundary_distance,
     boundary_distance_per_site,
     nearest_boundaries,
@@ -15,16 +15,14 @@ from lightning_effcx.metrics.jacobian import jacobian_norm
 from lightning_effcx.metrics.lann import LANN, lann_complexity
 from lightning_effcx.metrics.mimic import Fidelity, mimic_gap
 from lightning_effcx.metrics.patterns import activation_patterns
-from lightning_effcx.metrics.regions import (
-    estimated_linear_regions,
-    linear_regions,
-    transitions,
-    transitions_per_site,
-)
-from lightning_effcx.metrics.shallow_student import ShallowStudent, fit_student
+from lightning_effcx.metrics.regions import linear_regions
+from lightning_effcx.metrics.regions_estimate import estimated_linear_regions
+from lightning_effcx.metrics.shallow_student import ShallowStudent
+from lightning_effcx.metrics.student_fit import fit_student
 from lightning_effcx.metrics.trajectory import trajectory_length
+from lightning_effcx.metrics.transitions import transitions, transitions_per_site
 
-__all__ = [  # noqa: RUF022 EMC and LANN are no constants
+__all__ = [  # noqa: RUF022 EMC and LANN are classes, not constants
     "Capacity",
     "EMC",
     "Fidelity",

@@ -1,19 +1,22 @@
-"""The grammar of tags: all that the writers and the readers of curves share.
+"""Tags: the names of our curves. Every string with a meaning is made and read in this file.
 
 ```
 effcx/<name>                the value of a measure; nothing else stands here
-effcx_seconds/<name>        what it cost to compute, in seconds
+effcx_seconds/<name>        the seconds that the measurement took
 effcx_sites/<name>/<site>   its value at one nonlinearity of the network
 effcx_stderr/<name>         its standard error
 ```
-`<name>` is that of a metric, `<measure>` or `<measure>.<variant>`; one that computes several
-statistics has them as variants, such as `activation_patterns.dead`. What a metric computes is a
-dictionary with the keys `<name>`, `<name>_stderr` and `<name>/<site>`.
+`<name>` is the name of a metric: `<measure>` or `<measure>.<variant>`. A metric with several
+statistics has variants, whose endings follow its name: `activation_patterns` + `.dead`. The
+dictionary that a metric's `compute` returns has the keys `<name>`, `<name>_stderr` and
+`<name>/<site>`.
 
-Some loggers keep a file for each tag, in folders for what is before a slash. All tags of a group
-have the same number of slashes, so no tag is a folder of another; and `safe` leaves only what every
-logger and file system takes. Version 0.1 wrote `effcx/a/b`, `effcx/a/b_stderr`,
-`effcx/a/b/at/<site>` and `effcx/seconds/a/b`; these are read, too.
+Some loggers store each tag in a file, in a folder for each part before a slash. So all tags of a
+group have the same number of slashes, and no tag is a folder of another. `safe` leaves only
+characters that every logger and file system accepts.
+
+Version 0.1 wrote `effcx/a/b`, `effcx/a/b_stderr`, `effcx/a/b/at/<site>` and `effcx/seconds/a/b`.
+These are still read.
 """
 
 import re
@@ -21,13 +24,14 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Literal
 
-STDERR = "_stderr"
-BANDS = "effcx_bands/"  # of version 0.1: curves at one standard error around each value
-_NAME = re.compile(rf"[a-z][a-z0-9_]*(\.[a-z0-9_]+)?(?<!{STDERR})")
-_LONGEST = 100  # letters of a tag: Comet cuts off what is longer
+BANDS = "effcx_bands/"  # version 0.1: curves at one standard error around each value
+_STDERR = "_stderr"
+_NAME = re.compile(rf"[a-z][a-z0-9_]*(\.[a-z0-9_]+)?(?<!{_STDERR})")
+_LONGEST = 100  # characters of a tag; Comet cuts off longer ones
 _LONGEST_NAME = 60
-_ADDED = 10  # letters, at most, to what is changed
-_DEVICE = r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)"  # no file of Windows can be called so
+_DIGEST = 8  # characters
+_ADDED = _DIGEST + 2  # the most that `safe` adds to a part: the digest, a dash, an underscore
+_DEVICE = r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)"  # names that Windows reserves
 _SAFE = re.compile(rf"(?!{_DEVICE})(?!.*\.\.)\w(?:[\w.-]*[\w-])?", re.ASCII | re.IGNORECASE)
 
 Grain = Literal["value", "stderr", "site", "seconds"]
@@ -35,7 +39,13 @@ Grain = Literal["value", "stderr", "site", "seconds"]
 
 @dataclass(frozen=True)
 class Tag:
-    """What one tag says: which metric by its name, which grain, and at which site if at one."""
+    """The meaning of one tag.
+
+    Attributes:
+        name: The name of the metric, with the variant.
+        grain: What the tag holds.
+        site: The site, if the grain is `site`.
+    """
 
     name: str
     grain: Grain = "value"
@@ -55,14 +65,35 @@ class Tag:
                 return f"effcx_seconds/{name}"
 
     @property
+    def key(self) -> str:
+        """The key of this value in the dictionary that a metric's `compute` returns."""
+        match self.grain:
+            case "stderr":
+                return self.name + _STDERR
+            case "site":
+                return f"{self.name}/{self.site}"
+            case _:
+                return self.name
+
+    @property
+    def measure(self) -> str:
+        """The measure, without its variant."""
+        return self.name.partition(".")[0]
+
+    @property
+    def all_sites(self) -> str:
+        """A pattern for the tags of this metric at all sites."""
+        return f"effcx_sites/{safe(self.name, _LONGEST_NAME)}/*"
+
+    @property
     def of_version_0_1(self) -> str:
-        """The tag that version 0.1 wrote for the same."""
+        """The tag that version 0.1 wrote for the same value."""
         name = slashed(self.name)
         match self.grain:
             case "value":
                 return f"effcx/{name}"
             case "stderr":
-                return f"effcx/{name}_stderr"
+                return f"effcx/{name}{_STDERR}"
             case "site":
                 return f"effcx/{name}/at/{self.site}"
             case "seconds":
@@ -70,7 +101,7 @@ class Tag:
 
 
 def parse(tag: str) -> Tag | None:
-    """Read a tag back; `None` if it is not one of ours.
+    """Read a tag of any version. Return `None` if the tag is not ours.
 
     Example:
         >>> parse("effcx_sites/transitions.segment/layers.1.relu")
@@ -84,7 +115,7 @@ def parse(tag: str) -> Tag | None:
         return None
     match group:
         case "effcx":
-            return _of_version_0_1(rest)  # which wrote values without a variant as we do
+            return _of_version_0_1(rest)  # a value without a variant is written alike
         case "effcx_seconds":
             return Tag(rest, "seconds")
         case "effcx_sites" if site:
@@ -102,7 +133,7 @@ def _of_version_0_1(rest: str) -> Tag:
 
 
 def renewed(tag: str) -> str:
-    """Write a tag of any version as it is written now; those of others stay as they are.
+    """Convert a tag of any version to the current one. Tags that are not ours stay as they are.
 
     Example:
         >>> renewed("effcx/transitions/segment_stderr")
@@ -114,17 +145,46 @@ def renewed(tag: str) -> str:
 
 
 def dotted(name: str) -> str:
-    """Write a metric's name of version 0.1, `transitions/segment`, as it is written now."""
+    """Convert a metric's name of version 0.1, such as `transitions/segment`, to the current one."""
     return name.replace("/", ".")
 
 
 def slashed(name: str) -> str:
-    """Write a metric's name as version 0.1 did."""
+    """Convert a metric's name to the one of version 0.1."""
     return name.replace(".", "/")
 
 
+def former_names(tag: str) -> set[str]:
+    """Return the names of a tag in version 0.1: the tag, and the metric's name for a value."""
+    read = parse(tag)
+    if read is None:
+        return set()
+    names = {slashed(read.name)} if read.grain == "value" else set()
+    return {read.of_version_0_1, *names}
+
+
+def name_of(measure: str, *words: str) -> str:
+    """Name a metric by its measure and the words of its variant.
+
+    Example:
+        >>> name_of("linear_regions", "segment", "estimated"), name_of("jacobian_norm")
+        ('linear_regions.segment_estimated', 'jacobian_norm')
+    """
+    return ".".join([measure, "_".join(words)]) if words else measure
+
+
+def variant_of(name: str, ending: str) -> str:
+    """Name a variant by the metric's name and its ending, such as `.dead` or `_share`."""
+    return name + ending
+
+
+def prefixed(prefix: str, name: str) -> str:
+    """Put a prefix before a metric's name, unless it is empty."""
+    return f"{prefix}_{name}" if prefix else name
+
+
 def of_key(key: str) -> Tag:
-    """Return the tag of one value that a metric computed, by its key in the metric's dictionary.
+    """Return the tag of a value, by its key in the dictionary that our metric computed.
 
     Example:
         >>> of_key("transitions.segment_stderr")
@@ -133,21 +193,39 @@ def of_key(key: str) -> Tag:
     name, _, site = key.partition("/")
     if site:
         return Tag(name, "site", site)
-    if name.endswith(STDERR):
-        return Tag(name.removesuffix(STDERR), "stderr")
+    if name.endswith(_STDERR):
+        return Tag(name.removesuffix(_STDERR), "stderr")
     return Tag(name)
 
 
-def site_key(name: str, site: str) -> str:
-    """Name a metric's value at one site, in the dictionary that the metric computes."""
-    return f"{name}/{site}"
+def of_foreign_key(name: str, key: str, own_name: str = "") -> Tag:
+    """Return the tag of a value, by its key in the dictionary that a user's metric computed.
+
+    Args:
+        name: The name that the monitor knows the metric by.
+        key: The key. A slash in it separates variants, not sites.
+        own_name: The metric's own `name`, which is removed if the key starts with it.
+
+    Example:
+        >>> of_foreign_key("size", "small")
+        Tag(name='size_small', grain='value', site='')
+    """
+    ending = dotted(key.removeprefix(own_name))
+    if ending and ending[0] not in "._":
+        ending = f"_{ending}"
+    return of_key(variant_of(name, ending))
+
+
+def pattern_of_variants(measure: str, grain: Grain) -> str:
+    """Return a regular expression for the tags of a measure and all its variants."""
+    return rf"^{re.escape(str(Tag(measure, grain)))}(\.|$)"
 
 
 def safe(part: str, longest: int) -> str:
-    """Write a name or site so that every logger and file system takes it as a part of a path.
+    """Write a name or site so that every logger and file system accepts it as a part of a path.
 
-    What has to be changed gets a digest at its end, so that it stays different from all others; of
-    what is too long the end is kept.
+    A part that has to be changed gets a digest at its end, so that two parts never become equal. If
+    a part is too long, its end is kept.
 
     Example:
         >>> safe("layers.1.relu", longest=50)
@@ -157,17 +235,17 @@ def safe(part: str, longest: int) -> str:
     """
     if len(part) <= longest and _SAFE.fullmatch(part):
         return part
-    digest = sha256(part.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    digest = sha256(part.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST]
     readable = re.sub(r"[^\w.-]+|\.{2,}", "_", part, flags=re.ASCII)[_ADDED - longest :]
     made = f"{readable.lstrip('.')}-{digest}"
     return made if _SAFE.fullmatch(made) else f"_{made}"
 
 
 def check_name(name: str) -> None:
-    """Refuse a metric's name that the grammar could not read back."""
+    """Refuse a name of a metric that could not be read back from its tags."""
     if not _NAME.fullmatch(name):
         raise ValueError(
             f"{name!r} cannot name a metric: expected lower-case letters, digits and underscores, "
-            f"with at most one dot before a variant, and not {STDERR!r} at the end, "
+            f"with at most one dot before a variant, and not {_STDERR!r} at the end, "
             "such as 'jacobian_norm' or 'transitions.segment'."
         )

@@ -18,6 +18,7 @@ from torchmetrics import Metric, MetricCollection
 from lightning_effcx import metrics, tags
 from lightning_effcx.metrics.shard import Shard
 from lightning_effcx.paths import Arc, Ellipse, Segment
+from lightning_effcx.tags import Tag
 
 pytestmark = pytest.mark.usefixtures("_float64")
 
@@ -398,7 +399,7 @@ def test_its_keys_are_tags_of_its_name_and_its_values_finite_scalars(kind, optio
     for key, score in found.items():
         tag = tags.of_key(key)
         measure = tag.name.partition(".")[0] if kind.__name__ in WITH_VARIANTS else tag.name
-        assert measure in {metric.name, *(metric.name + ending for ending in metric.beside)}
+        assert measure in {metric.name, *(metric.name + ending for ending in metric.variants)}
         assert tags.parse(str(tag)) == tag
         assert score.shape == ()
         assert score.isfinite()
@@ -419,7 +420,7 @@ def test_its_error_bar_is_there_where_two_scores_are(kind, options):
     for chosen, n, there in ((options | one_score, samples, False), (options, 12, True)):
         name = kind(**chosen).name
         found = value(kind, chosen, suited(kind), batch(n))
-        assert (name + tags.STDERR in found) == (there and kind.__name__ not in OF_SETS)
+        assert (Tag(name, "stderr").key in found) == (there and kind.__name__ not in OF_SETS)
 
 
 @EVERY

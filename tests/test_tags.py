@@ -105,9 +105,11 @@ def test_tags_of_others_are_not_ours(tag):
 
 @given(NAMES, SITES)
 def test_the_keys_of_what_a_metric_computes_are_read(name, site):
-    assert tags.of_key(name) == Tag(name)
-    assert tags.of_key(name + tags.STDERR) == Tag(name, "stderr")
-    assert tags.of_key(tags.site_key(name, site)) == Tag(name, "site", site)
+    assert Tag(name).key == name
+    assert Tag(name, "stderr").key == f"{name}_stderr"
+    assert Tag(name, "site", site).key == f"{name}/{site}"
+    for tag in (Tag(name), Tag(name, "stderr"), Tag(name, "site", site)):
+        assert tags.of_key(tag.key) == tag
 
 
 @given(NAMES, SITES)

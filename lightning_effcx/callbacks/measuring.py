@@ -1,4 +1,4 @@
-"""Selection: what the metrics that the monitor computes are called, and what they find."""
+"""Measuring: the names of the monitor's metrics, and one measurement with each."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,11 @@ from lightning_effcx.callbacks.distributed import rank, share_errors, world
 from lightning_effcx.metrics.base import NetworkMetric
 from lightning_effcx.metrics.shard import Shard
 from lightning_effcx.network import Network, map_tensors
-from lightning_effcx.tags import check_name, dotted
+from lightning_effcx.tags import Tag, check_name, dotted, of_foreign_key, variant_of
 
 
 def named(metrics: Any) -> dict[str, Metric]:
-    """Return metrics by name, or say in one sentence which of them is none, or has none."""
+    """Return the metrics by name. Refuse what is not a metric, or has no name."""
     if isinstance(metrics, Mapping):
         pairs = list(metrics.items())
     elif isinstance(metrics, Sequence) and not isinstance(metrics, str):
@@ -27,9 +27,7 @@ def named(metrics: Any) -> dict[str, Metric]:
     for name, metric in pairs:
         _check(name, metric)
         if name in found:
-            raise ValueError(
-                f"two metrics are named {name!r}: give them names of your own in a dict."
-            )
+            raise ValueError(f"two metrics are named {name!r}: give them your own names in a dict.")
         found[name] = metric
     return found
 
@@ -50,13 +48,19 @@ def _check(name: str, metric: Any) -> None:
     check_name(name)
 
 
-def declared(metric: Metric) -> tuple[str, ...]:
-    """Return which of a metric's values are known before they come, by what follows its name."""
-    return ("", *getattr(metric, "beside", ()))
+def declared(name: str, metric: Metric) -> list[str]:
+    """Return the names of a metric's values that are known before the first measurement.
+
+    Args:
+        name: The name of the metric in the tags.
+        metric: The metric.
+    """
+    variants = metric.variants if isinstance(metric, NetworkMetric) else ()
+    return [name, *(variant_of(name, ending) for ending in variants)]
 
 
 def memory(metrics: Mapping[str, Metric]) -> dict[str, dict[str, Any]]:
-    """Return what our metrics remember over resets, by their names; nothing of those of the user.
+    """Return what our metrics remember over resets, by the names of the metrics.
 
     Example:
         >>> from lightning_effcx.metrics import JacobianNorm, TrainingError
@@ -72,64 +76,86 @@ def memory(metrics: Mapping[str, Metric]) -> dict[str, dict[str, Any]]:
 
 
 def remember(metrics: Mapping[str, Metric], known: Mapping[str, Mapping[str, Any]]) -> None:
-    """Let our metrics go on from what they remembered; what they do not know is left out."""
-    known = {dotted(name): attributes for name, attributes in known.items()}  # of any version
+    """Restore what our metrics remembered. Attributes that they do not know are left out."""
+    known = {dotted(name): attributes for name, attributes in known.items()}  # any version's names
     for name, own in memory(metrics).items():
-        metrics[name].reset()  # what is under way belongs to what it remembered until now
+        metrics[name].reset()  # a measurement under way belongs to the old memory
         for attribute in own.keys() & known.get(name, {}).keys():
             setattr(metrics[name], attribute, known[name][attribute])
 
 
-def measure(metric: Metric, network: Network, x: Tensor, y: Tensor | None) -> dict[str, float]:
-    """Measure afresh; return what was found, by what follows the metric's name in its keys.
+def measure(
+    name: str, metric: Metric, network: Network, x: Tensor, y: Tensor | None
+) -> dict[Tag, float]:
+    """Measure afresh, and return the values by their tags.
 
-    The processes of a distributed training share the work of our metrics. Those of the user are
-    given everything on every process, and are not synchronized.
+    In a distributed training the processes split the work of our metrics. A metric of the user gets
+    all samples on every process, and is not synchronized.
+
+    Args:
+        name: The name of the metric in the tags.
+        metric: The metric, which is reset before and after.
+        network: The network.
+        x: The samples.
+        y: Their targets, if there are any.
     """
-    shared = isinstance(metric, NetworkMetric)
-    if shared:
-        metric.shard = Shard(rank(), of=world())
-
-    def updated() -> dict[str, Any]:
-        metric.update(network, x, y)
-        return metric.metric_state if shared else {}
-
-    def computed() -> dict[str, float]:
-        if shared and rank() > 0:
-            return {}
-        for state in others if shared else ():
-            metric.merge_state(map_tensors(state, lambda _, tensor: tensor.to(metric.device)))
-        return _by_ending(metric)
-
-    with torch.inference_mode(False):  # a state made in inference mode could not be added to later
+    # A state that is made in inference mode cannot be added to later.
+    with torch.inference_mode(False):
         metric.reset()
-        _, *others = share_errors(updated)
-        found, *_ = share_errors(computed)
+        if isinstance(metric, NetworkMetric):
+            found = _measure_together(name, metric, network, x, y)
+        else:
+            found = _measure_alone(name, metric, network, x, y)
         metric.reset()
-    for key, value in found.items():
+    for tag, value in found.items():
         if not math.isfinite(value):
-            raise ValueError(f"its {key.strip('_./') or 'value'} is {value}.")
+            raise ValueError(f"its {'value' if tag == Tag(name) else tag.key} is {value}.")
     return found
 
 
-def _by_ending(metric: Metric) -> dict[str, float]:
-    synchronizes, metric.distributed_available_fn = metric.distributed_available_fn, _alone
-    try:
-        found = metric.compute()
-    finally:
-        metric.distributed_available_fn = synchronizes
-    own = str(getattr(metric, "name", ""))
-    if isinstance(found, Tensor):  # a metric of the user's, as its dictionaries may be
-        found = {own: found}
-    endings = {key: _ending(key.removeprefix(own)) for key in found}
-    if not isinstance(metric, NetworkMetric):  # whose slashes stand before sites
-        endings = {key: dotted(ending) for key, ending in endings.items()}
-    return {endings[key]: float(value) for key, value in found.items()}
+def _measure_together(
+    name: str, metric: NetworkMetric, network: Network, x: Tensor, y: Tensor | None
+) -> dict[Tag, float]:
+    """Measure a shard on each process, and join the shards on the first."""
+    metric.shard = Shard(rank(), of=world())
+
+    def update() -> dict[str, Any]:
+        metric.update(network, x, y)
+        return metric.metric_state
+
+    _, *others = share_errors(update)
+
+    def join() -> dict[Tag, float]:
+        if rank() > 0:
+            return {}
+        for state in others:
+            metric.merge_state(map_tensors(state, lambda _, tensor: tensor.to(metric.device)))
+        return {tag: float(value) for tag, value in metric.measurement().tagged(name).items()}
+
+    found, *_ = share_errors(join)
+    return found
+
+
+def _measure_alone(
+    name: str, metric: Metric, network: Network, x: Tensor, y: Tensor | None
+) -> dict[Tag, float]:
+    """Measure with a metric of the user on each process, and return what the first found."""
+
+    def work() -> dict[Tag, float]:
+        metric.update(network, x, y)
+        synchronizes, metric.distributed_available_fn = metric.distributed_available_fn, _alone
+        try:
+            found = metric.compute()
+        finally:
+            metric.distributed_available_fn = synchronizes
+        if isinstance(found, Tensor):
+            return {Tag(name): float(found)}
+        own_name = str(getattr(metric, "name", ""))
+        return {of_foreign_key(name, key, own_name): float(v) for key, v in found.items()}
+
+    found, *_ = share_errors(work)
+    return found
 
 
 def _alone() -> bool:
     return False
-
-
-def _ending(key: str) -> str:
-    return key if not key or key[0] in "_./" else f"_{key}"

@@ -27,7 +27,7 @@ from lightning_effcx.callbacks.subject import Subject, announce_subject, find_su
 from lightning_effcx.callbacks.tensorboard import declare_measures
 from lightning_effcx.network import check_finite
 from lightning_effcx.options import check_kind, check_seed, check_switch
-from lightning_effcx.tags import Tag, check_name, of_key, renewed, slashed
+from lightning_effcx.tags import Tag, check_name, prefixed, renewed, slashed
 
 
 class ComplexityMonitor(MeasuringHooks):
@@ -104,7 +104,7 @@ class ComplexityMonitor(MeasuringHooks):
         check_switch("detail", detail)
         check_kind("name", name, str, "text, such as 'encoder'")
         if name:
-            check_name(f"{name}_measure")
+            check_name(prefixed(name, "measure"))
         if hparams is not None:
             check_kind("hparams", hparams, Mapping, "values by name, such as {'width': 64}")
         check_switch("strict", strict)
@@ -170,9 +170,9 @@ class ComplexityMonitor(MeasuringHooks):
             self._validations = 0
             self.history = []
             names = [
-                self._full_name(name) + beside
+                declared_name
                 for name, metric in self.metrics.items()
-                for beside in declared(metric)
+                for declared_name in declared(self._full_name(name), metric)
             ]
             with self._guard("the declaration of TensorBoard's pages"):
                 declare_measures(trainer, pl_module, names, self.hparams)
@@ -183,7 +183,7 @@ class ComplexityMonitor(MeasuringHooks):
         return set(map(self._full_name, self.metrics))
 
     def _full_name(self, metric: str) -> str:
-        return f"{self.name}_{metric}" if self.name else metric
+        return prefixed(self.name, metric)
 
     def _compare_names(self, trainer: Trainer) -> None:
         """Warn if a monitor before this one has measures of the same names."""
@@ -213,14 +213,12 @@ class ComplexityMonitor(MeasuringHooks):
                 name = self._full_name(metric_name)
                 with self._guard(f"the measure {metric_name!r}"):
                     start = perf_counter()
-                    found = measure(
-                        metric.to(subject.x.device), subject.network, subject.x, subject.y
-                    )
+                    device = subject.x.device
+                    found = measure(name, metric.to(device), subject.network, subject.x, subject.y)
                     seconds = perf_counter() - start
-                    read = {of_key(name + key): value for key, value in found.items()}
                     values |= {
                         str(tag): value
-                        for tag, value in read.items()
+                        for tag, value in found.items()
                         if self.detail or tag.grain != "site"
                     }
                     values[str(Tag(name, "seconds"))] = gather(seconds)[0]

@@ -1,6 +1,5 @@
 """TensorBoard: the page of all measures, and the table of hyperparameters with them."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
 from lightning_effcx.callbacks.lightning_compat import LightningModule, Trainer, find_by_class_name
-from lightning_effcx.tags import Grain, Tag
+from lightning_effcx.tags import Grain, Tag, pattern_of_variants
 
 
 def find_writers(loggers: Iterable[Any]) -> list[SummaryWriter]:
@@ -65,12 +64,14 @@ def _declare_hparams(
 
 def _declare_layout(writer: SummaryWriter, names: Iterable[str]) -> None:
     """Write the layout of the page Custom Scalars: one chart for a measure and all its variants."""
-    measures = [*dict.fromkeys(name.partition(".")[0] for name in names)]
+    measures = [*dict.fromkeys(Tag(name).measure for name in names)]
 
     def charts(grain: Grain) -> dict[str, Any]:
-        return {measure: ["Multiline", [_tags_of(measure, grain)]] for measure in measures}
+        return {
+            measure: ["Multiline", [pattern_of_variants(measure, grain)]] for measure in measures
+        }
 
-    costs = [_tags_of(measure, "seconds") for measure in measures]
+    costs = [pattern_of_variants(measure, "seconds") for measure in measures]
     writer.add_custom_scalars(
         {
             "Effective complexity": charts("value"),
@@ -78,11 +79,6 @@ def _declare_layout(writer: SummaryWriter, names: Iterable[str]) -> None:
             "Effective complexity: cost": {"seconds": ["Multiline", costs]},
         }
     )
-
-
-def _tags_of(measure: str, grain: Grain) -> str:
-    """Return the pattern of the tags of a measure and of its variants."""
-    return rf"^{re.escape(str(Tag(measure, grain)))}(\.|$)"
 
 
 def flatten(hparams: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

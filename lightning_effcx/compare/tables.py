@@ -113,17 +113,13 @@ def _names(column: Column) -> set[str]:
 
 
 def _former_names(column: Column) -> set[str]:
-    tag = None if column.minus else tags.parse(column.tag)
-    if tag is None:
-        return set()
-    name = {tags.slashed(tag.name)} if tag.grain == "value" else set()
-    return {tag.of_version_0_1} | name
+    return set() if column.minus else tags.former_names(column.tag)
 
 
 def _summary(column: Column) -> str:
     """Return the name of a column in a list, in which all sites of a network share one name."""
     tag = tags.parse(column.tag)
-    return f"{column.tag.rpartition('/')[0]}/*" if tag and tag.grain == "site" else column.name
+    return tag.all_sites if tag and tag.grain == "site" else column.name
 
 
 def _sorted(

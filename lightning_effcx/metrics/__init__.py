@@ -1,7 +1,8 @@
-"""The measures as torchmetrics: what `ComplexityMonitor` computes at every validation."""
+"""The measures as torchmetrics, which `ComplexityMonitor` computes at every validation."""
 
-from lightning_effcx.metrics.base import NetworkMetric, PathMetric, SampleMetric
-from lightning_effcx.metrics.boundary import BoundaryDensity, BoundaryDistance
+from lightning_effcx.metrics.base import NetworkMetric
+from lightning_effcx.metrics.boundary_density import BoundaryDensity
+from lightning_effcx.metrics.boundary_distance import BoundaryDistance
 from lightning_effcx.metrics.capacity import CapacityGap
 from lightning_effcx.metrics.deviation import LinearDeviation
 from lightning_effcx.metrics.emc import EffectiveModelComplexity
@@ -9,10 +10,13 @@ from lightning_effcx.metrics.fisher_rao import FisherRaoNorm
 from lightning_effcx.metrics.jacobian import JacobianNorm
 from lightning_effcx.metrics.lann import LANNComplexity
 from lightning_effcx.metrics.mimic import MimicGap
+from lightning_effcx.metrics.path_metric import PathMetric
 from lightning_effcx.metrics.patterns import ActivationPatterns
-from lightning_effcx.metrics.regions import LinearRegions, Transitions
+from lightning_effcx.metrics.regions import LinearRegions
+from lightning_effcx.metrics.sample_metric import SampleMetric
 from lightning_effcx.metrics.training_error import TrainingError
 from lightning_effcx.metrics.trajectory import TrajectoryGrowth, TrajectoryLength
+from lightning_effcx.metrics.transitions import Transitions
 
 __all__ = [
     "ActivationPatterns",

@@ -1,19 +1,19 @@
-r"""Linear deviation: how far the network is, on the way between two points, from a straight line.
+r"""Linear deviation: how far the outputs are from a straight line between two points.
 
-On a segment from $a$ to $b$ the chord of a network $f$ goes straight from $f(a)$ to $f(b)$. Linear
-deviation is the mean over the segment of $\|f(x) - \text{chord}(x)\|$, in units of output: 0 where
-$f$ is affine on it, $r / 2$ for $|x|$ on $[-r, r]$. On a path of several segments each has a chord
-of its own, and counts with its length.
+On a segment from $a$ to $b$, the chord of a network $f$ goes straight from $f(a)$ to $f(b)$. The
+linear deviation is the mean over the segment of $\|f(x) - \text{chord}(x)\|$, in units of output.
+It is 0 where $f$ is affine, and $r / 2$ for $|x|$ on $[-r, r]$. On a path of several segments each
+segment has its own chord and is weighted by its length. It scales with the outputs.
 
-Exact for piecewise-linear networks, since between two knots the difference is affine and the mean
-of its norm known in closed form. Cost: about one forward pass over the vertices and knots.
+It is exact for piecewise-linear networks: between two knots the difference is affine, and the mean
+of its norm has a closed form. Cost: about one forward pass over the vertices and knots.
 
-It sees what the density of regions does not: in overparameterised networks the number of regions
-says little about how much the slope changes from one to the next. It rises as the network bends
-away from interpolating between samples, and scales with the outputs.
+It sees what the density of regions does not see. In overparameterised networks the number of
+regions says little about how much the slope changes from one region to the next. The deviation
+rises as the network bends instead of interpolating between samples.
 
 Gamba, Chmielewski-Anders, Sullivan, Azizpour, Björkman, "Are All Linear Regions Created Equal?",
-AISTATS 2022: the absolute deviation, there for each logit by itself, here as a Euclidean norm.
+AISTATS 2022: the absolute deviation of each logit. Here it is the Euclidean norm over all outputs.
 """
 
 from contextlib import suppress
@@ -22,23 +22,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_effcx.metrics.base import PathMetric
-from lightning_effcx.metrics.draws import Draws
+from lightning_effcx.metrics.path_metric import PathMetric
 from lightning_effcx.metrics.samples import check_paths
+from lightning_effcx.metrics.scoring import Chunk, Scores
 from lightning_effcx.network import Network, in_precision, to_precision
 from lightning_effcx.paths import Segment
 from lightning_effcx.piecewise import Rows, pieces
 
-_SHORT = 1e-3  # relative: where a difference changes by less, Simpson's rule is exact to rounding
+# Where a difference changes by less than this share, Simpson's rule is exact up to rounding. The
+# closed form would lose digits there.
+_SHORT = 1e-3
 
 
 def linear_deviation(network: Network, path: Float[Tensor, "s p ..."]) -> Float[Tensor, " s"]:
-    """Mean distance of the outputs from the chords of each path; not differentiable.
+    """Return the mean distance of the outputs from the chords; not differentiable.
 
     Args:
-        network: Maps `(n, ...)` to `(n, k)`, treating samples independently, by operations that are
-            affine or piecewise linear in the input. Anything else raises, naming the site.
-        path: The paths, whose vertices are the ends of the chords. A path of length 0 scores 0.
+        network: Maps `(n, ...)` to `(n, k)`, each sample independently. Its operations must be
+            affine or piecewise linear in the input. Another one raises `ValueError` with its site.
+        path: The paths. Their vertices are the ends of the chords. A path of length 0 scores 0.
 
     Example:
         >>> path = torch.tensor([[[-3.0], [3.0]]])
@@ -66,10 +68,10 @@ def linear_deviation(network: Network, path: Float[Tensor, "s p ..."]) -> Float[
 
 
 def _outputs(network: Network, x: Tensor) -> Tensor:
-    """Evaluate the network in the precision of `x`, of which the exact pass knows how."""
+    """Evaluate the network in the precision of `x`."""
     exact = in_precision(network, x.dtype)
     if exact is not network:
-        # A network that casts what it is given is not in that precision.
+        # A network that casts its input cannot be converted. Then only the exact pass can do it.
         with torch.no_grad(), suppress(RuntimeError):
             return exact(x).flatten(1)
     found: list[Tensor] = []
@@ -84,13 +86,16 @@ def _outputs(network: Network, x: Tensor) -> Tensor:
 
 
 def _mean_norm(a: Float[Tensor, "r k"], b: Float[Tensor, "r k"]) -> Float[Tensor, " r"]:
-    """Mean of the Euclidean norm on the straight ways from `a` to `b`."""
+    """Return the mean of the Euclidean norm on the segment from each `a` to its `b`."""
     step = b - a
     length = torch.linalg.vector_norm(step, dim=1)
     norm_a, norm_b = (torch.linalg.vector_norm(end, dim=1) for end in (a, b))
     short = length <= _SHORT * (norm_a + norm_b)
     along = step / torch.where(length > 0, length, 1.0)[:, None]
-    u, v = (a * along).sum(1), (b * along).sum(1)  # the ends, from the foot of the perpendicular
+    u, v = (
+        (a * along).sum(1),
+        (b * along).sum(1),
+    )  # positions of the ends, from the foot of the perpendicular
     height = torch.linalg.vector_norm(a - u[:, None] * along, dim=1)
     foot = torch.where(height > 0, height, 1.0)  # the second term vanishes with the height
     integral = v * norm_b - u * norm_a + height.square() * ((v / foot).asinh() - (u / foot).asinh())
@@ -99,18 +104,15 @@ def _mean_norm(a: Float[Tensor, "r k"], b: Float[Tensor, "r k"]) -> Float[Tensor
 
 
 class LinearDeviation(PathMetric):
-    """Mean `linear_deviation` over paths.
+    """The mean `linear_deviation` over paths.
 
     Args:
-        paths: Which paths: one of the classes in `lightning_effcx.paths`, or anything like them.
+        paths: How to draw paths: a class of `lightning_effcx.paths`, or anything with its methods.
         **kwargs: `seed`, `chunk`, and the keyword arguments of `torchmetrics.Metric`.
     """
 
     measure = "linear_deviation"
-    by_default = Segment(points=2)  # what is between is found
+    by_default = Segment(points=2)  # knots between the vertices are found
 
-    def score(
-        self, network: Network, x: Tensor, y: Tensor | None, draws: Draws
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        del y, draws
-        return linear_deviation(network, x), {}
+    def score(self, network: Network, chunk: Chunk) -> Scores:
+        return Scores(linear_deviation(network, chunk.x))

@@ -5,20 +5,22 @@ With the mean error $\mathrm{err}_S(M)$ of a model $M$ on its own training sampl
 $$\mathrm{EMC}_\varepsilon(T) = \max\{n : E_{S \sim D^n}[\mathrm{err}_S(T(S))] \le \varepsilon\},$$
 
 where $T$ is the whole procedure: architecture, optimizer, steps, augmentation, regularization. It
-grows with width, with training time and with cleaner labels; where it is near the number of samples
-at hand, the test error of larger or longer training may go either way. $\varepsilon = 0.1$ there.
+grows with width, with training time and with cleaner labels. If it is near the number of samples at
+hand, the test error of a larger or longer training can go either way. The paper uses
+$\varepsilon = 0.1$.
 
 `observed_emc` takes the maximum over those $n$ at which trainings were observed. Errors need not
-rise with $n$, so that a size which fails does not rule out a larger one. One training alone says
-whether its own $n$ is within the complexity so far: that is `TrainingError`. Errors that a training
-logs on its way are something else, with dropout, augmentation and older weights in them.
+rise with $n$, so a size that fails does not rule out a larger one. A single training only tells
+whether its own $n$ is within the complexity so far: that is `TrainingError`. The errors that a
+training logs on its way are something else: they include dropout, augmentation and older weights.
 
 Nakkiran, Kaplun, Bansal, Yang, Barak, Sutskever, "Deep Double Descent: Where Bigger Models and More
 Data Hurt", ICLR 2020.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -26,26 +28,26 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from lightning_effcx.metrics.measurement import Measurement
 from lightning_effcx.options import check_number
-from lightning_effcx.tags import STDERR
 
 Numbers: TypeAlias = float | Sequence[float] | Tensor
 
-_ROUNDING = 1e-6  # relative: a tenth, in float32 or as a mean of tenths, is at most a tenth
+_ROUNDING = 1e-6  # relative: 0.1 in float32, or as a mean of several 0.1, still counts as 0.1
 
 
 @dataclass(frozen=True, eq=False)
 class EMC:
-    """The largest observed number of samples that is fitted, and what was observed.
+    """The largest observed number of samples that is fitted, and all observations.
 
     Attributes:
-        emc: The largest size whose mean error is at most epsilon; 0 where there is none.
-        lower: The next smaller size that was observed; 0 where there is none.
-        upper: The next larger size that was observed; `None` where there is none.
+        emc: The largest size whose mean error is at most epsilon; 0 if there is none.
+        lower: The next smaller size that was observed; 0 if there is none.
+        upper: The next larger size that was observed; `None` if there is none.
         sizes: The numbers of samples that were observed, `(m,)`, each once, ascending.
-        errors: The mean training error of each, `(m,)`.
-        stderrs: Its standard error over repeats, `(m,)`; NaN where there was no repeat.
-        repeats: How often each was observed, `(m,)`.
+        errors: The mean training error of each size, `(m,)`.
+        stderrs: Its standard error over repeats, `(m,)`; NaN without a repeat.
+        repeats: How often each size was observed, `(m,)`.
     """
 
     emc: int
@@ -58,17 +60,17 @@ class EMC:
 
     @property
     def censored(self) -> bool:
-        """Whether the largest size is still fitted, so that the true value may be any larger."""
+        """Whether the largest size is still fitted, so that the true value can be larger."""
         return self.upper is None
 
 
 def observed_emc(n: Numbers, train_error: Numbers, *, epsilon: float = 0.1) -> EMC:
-    """Find the largest of the observed numbers of samples with a mean error of at most epsilon.
+    """Return the largest observed number of samples whose mean error is at most epsilon.
 
     Args:
-        n: How many samples each training had, `(r,)`, in any order. Repeated sizes are averaged.
-        train_error: The error of each on these samples, `(r,)`.
-        epsilon: Up to which error samples count as fitted. Equality counts, whatever the rounding.
+        n: The number of samples of each training, `(r,)`, in any order. Repeats are averaged.
+        train_error: The error of each training on these samples, `(r,)`.
+        epsilon: The largest error at which samples count as fitted, up to rounding.
 
     Example:
         >>> found = observed_emc([10, 10, 20, 40], [0.0, 0.1, 0.1, 0.3])
@@ -91,7 +93,7 @@ def observed_emc(n: Numbers, train_error: Numbers, *, epsilon: float = 0.1) -> E
         upper=min((size for size in sizes.tolist() if size > emc), default=None),
         sizes=sizes,
         errors=mean,
-        stderrs=(squares / (repeats - 1) / repeats).sqrt(),  # 0 / 0 without a repeat
+        stderrs=(squares / (repeats - 1) / repeats).sqrt(),  # 0 / 0 = NaN without a repeat
         repeats=repeats,
     )
 
@@ -102,18 +104,18 @@ def is_fitted(error: Tensor, epsilon: float) -> Tensor:
 
 
 def check_epsilon(epsilon: float) -> None:
-    """Refuse what is no error that a training could be allowed."""
+    """Refuse anything but an error of at least 0 and below 1."""
     expected = "an error of at least 0 and below 1"
     check_number("epsilon", epsilon, lambda given: 0 <= given < 1, expected)
 
 
 def _observed(n: Numbers, train_error: Numbers) -> tuple[Tensor, Tensor]:
-    """Return sizes and errors of as many trainings, `(r,)` each, or say what is wrong with them."""
+    """Return the sizes and errors of the trainings, `(r,)` each, or say what is wrong with them."""
     sizes = torch.as_tensor(n).detach().cpu().reshape(-1).double()
     errors = torch.as_tensor(train_error).detach().cpu().reshape(-1).double()
     if len(sizes) != len(errors):
         raise ValueError(
-            f"there are {len(sizes)} sizes and {len(errors)} errors: expected one error for each."
+            f"there are {len(sizes)} sizes and {len(errors)} errors: expected one for each."
         )
     for size in sizes[~((sizes >= 1) & (sizes == sizes.round()))].tolist():
         raise ValueError(f"n={size:g}: expected a whole number of at least 1 sample.")
@@ -123,12 +125,14 @@ def _observed(n: Numbers, train_error: Numbers) -> tuple[Tensor, Tensor]:
 
 
 class EffectiveModelComplexity(Metric):
-    """`observed_emc` of the trainings that it is told of, one by one or many at once.
+    """The `observed_emc` of trainings, given one by one or many at once.
 
-    It computes `emc` with its neighbours among the sizes, `emc_lower` and `emc_upper`;
-    `emc_censored`, 1 where the largest size is still fitted, and then `emc_upper` is infinite;
-    and, unless `emc` is 0, `emc.train_error`, the mean error there, with its standard error
-    `emc.train_error_stderr` over repeats if there are two or more.
+    Its values are
+
+    * `emc`, and its neighbours among the sizes, `emc_lower` and `emc_upper`;
+    * `emc_censored`: 1 if the largest size is still fitted, else 0. `emc_upper` is then infinite;
+    * `emc.train_error`: the mean error at `emc`, absent if `emc` is 0. With two or more repeats it
+      has a standard error.
 
     Args:
         epsilon: As in `observed_emc`.
@@ -150,35 +154,37 @@ class EffectiveModelComplexity(Metric):
         self.epsilon = epsilon
         self.add_state("sizes", default=[], dist_reduce_fx="cat")
         self.add_state("errors", default=[], dist_reduce_fx="cat")
-        # See NetworkMetric: a MetricCollection must not take it for another that was told the same.
+        # See NetworkMetric: a MetricCollection must not let two metrics share their states.
         self.add_state("unshared", default=torch.tensor(torch.nan), dist_reduce_fx="mean")
 
     def update(self, n: Numbers, train_error: Numbers) -> None:
-        """Take the error that a training on `n` samples ended with on these samples."""
+        """Add the error that a training on `n` samples has on these samples at its end."""
         sizes, errors = _observed(n, train_error)
         self.sizes = [*self.sizes, sizes.to(self.device)]
         self.errors = [*self.errors, errors.float().to(self.device)]  # not all have float64
 
-    def compute(self) -> dict[str, Tensor]:
+    def measurement(self) -> Measurement:
         """Return the complexity, its neighbours, whether it is censored, and the error there."""
         found = observed_emc(
             dim_zero_cat(self.sizes), dim_zero_cat(self.errors), epsilon=self.epsilon
         )
-        values = {
-            "": found.emc,
-            "_lower": found.lower,
-            "_upper": torch.inf if found.upper is None else found.upper,
-            "_censored": found.censored,
+
+        upper = torch.inf if found.upper is None else found.upper
+        measured = partial(Measurement.of, device=self.device)
+        variants = {
+            "_lower": measured(found.lower),
+            "_upper": measured(upper),
+            "_censored": measured(found.censored),
         }
         if found.emc:
             there = int((found.sizes == found.emc).nonzero())
-            values[".train_error"] = float(found.errors[there])
-            if found.repeats[there] > 1:
-                values[".train_error" + STDERR] = float(found.stderrs[there])
-        return {
-            self.name + ending: torch.tensor(float(value), device=self.device)
-            for ending, value in values.items()
-        }
+            stderr = float(found.stderrs[there]) if found.repeats[there] > 1 else None
+            variants[".train_error"] = measured(float(found.errors[there]), stderr)
+        return replace(measured(found.emc), variants=variants)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the measurement as a dictionary of scalars."""
+        return self.measurement().scalars(self.name)
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Plot one or more results of `compute`; see `torchmetrics.Metric.plot`."""

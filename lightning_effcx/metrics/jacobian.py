@@ -1,20 +1,20 @@
-r"""Jacobian norm: how far the output moves when the input is nudged.
+r"""Jacobian norm: how much the output changes when the input changes a little.
 
 For a network $f: \mathbb{R}^d \to \mathbb{R}^k$ the sensitivity at a sample $x$ is the Frobenius
-norm $\|J(x)\|_F$ of $J(x) = \partial f(x) / \partial x$, in units of output per unit of input; not
-squared. A constant map scores 0, a linear map $Wx$ scores $\|W\|_F$ everywhere, an isometry of
-$\mathbb{R}^d$ scores $\sqrt{d}$, and $cf$ scores $|c|$ times what $f$ scores. It rises where the
-function grows steeper around the samples, as it does while a network fits noise; it scales
-inversely with the input, so compare runs on the same input scale. Cost: one forward and $k$
-backward passes, or as many as there are `directions`.
+norm $\|J(x)\|_F$ of $J(x) = \partial f(x) / \partial x$, in units of output per unit of input. It
+is not squared. A constant map scores 0, a linear map $Wx$ scores $\|W\|_F$ everywhere, an isometry
+of $\mathbb{R}^d$ scores $\sqrt{d}$, and $cf$ scores $|c|$ times the score of $f$. The norm rises
+where the function becomes steeper around the samples, as it does while a network fits noise. It
+scales inversely with the input: compare runs with the same input scale. Cost: one forward and $k$
+backward passes, or one backward pass for each of the `directions`.
 
-Of the outputs (logits) it grows with confidence alone; of the probabilities, which are what Novak
-et al. measure, confidence makes it vanish. The two rank networks differently.
+The norm of the outputs (logits) grows with confidence alone. The norm of the probabilities, which
+Novak et al. measure, vanishes with confidence. The two rank networks differently.
 
 Novak, Bahri, Abolafia, Pennington, Sohl-Dickstein, "Sensitivity and Generalization in Neural
 Networks: an Empirical Study", ICLR 2018: the norm of the input-output Jacobian of the softmax
-output, averaged over test points. Random directions are those of Hoffman, Roberts, Yaida, "Robust
-Learning with Jacobian Regularization", 2019.
+output, averaged over test points. Hoffman, Roberts, Yaida, "Robust Learning with Jacobian
+Regularization", 2019: random directions.
 """
 
 from typing import Any, Literal, TypeAlias, get_args
@@ -23,12 +23,14 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from lightning_effcx.metrics.base import SampleMetric
 from lightning_effcx.metrics.draws import Draws
+from lightning_effcx.metrics.sample_metric import SampleMetric
 from lightning_effcx.metrics.samples import check_samples
+from lightning_effcx.metrics.scoring import Chunk, Scores
 from lightning_effcx.network import Network, differentiating, evaluate
 from lightning_effcx.options import check_count, check_word
 from lightning_effcx.paths import check_generator
+from lightning_effcx.tags import name_of
 
 Of: TypeAlias = Literal["outputs", "probabilities"]
 OfBoth: TypeAlias = Literal["outputs", "probabilities", "both"]
@@ -42,16 +44,16 @@ def jacobian_norm(
     directions: int | None = None,
     generator: Generator | Draws | None = None,
 ) -> Float[Tensor, " n"]:
-    """Frobenius norm of the input-output Jacobian at each sample; differentiable in the weights.
+    """Return the Frobenius norm of the Jacobian at each sample; differentiable in the weights.
 
     Args:
-        network: Maps `(n, ...)` to `(n, k)`, treating samples independently.
-        x: The samples at which to measure.
-        of: What moves: the outputs, or their softmax.
+        network: Maps `(n, ...)` to `(n, k)`, each sample independently.
+        x: The samples.
+        of: Which Jacobian: of the `outputs`, or of the `probabilities`, their softmax.
         directions: Pull back this many random output directions instead of all `k`. The square of
-            the result is then unbiased, with relative variance at most `2 / directions`; the result
-            itself lies a little low on average.
-        generator: Source of those directions, or the draws of each sample.
+            the result is then unbiased, with a relative variance of at most `2 / directions`. The
+            result itself is a little too low on average.
+        generator: The source of the directions, or the draws of each sample.
 
     Example:
         >>> jacobian_norm(lambda x: 2 * x, torch.zeros(1, 3))  # 2 * sqrt(3)
@@ -62,22 +64,24 @@ def jacobian_norm(
     _check_directions(directions)
     keep_graph = torch.is_grad_enabled()
     with differentiating(), torch.enable_grad():
-        # A fresh leaf, also where x itself was made in inference mode; a caller's graph goes on.
+        # The gradient needs a leaf that is not an inference tensor. The graph of a caller who
+        # differentiates by x must continue instead.
         x = x.clone() if keep_graph and x.requires_grad else x.detach().clone().requires_grad_()
         y = evaluate(network, x)
         y = y if of == "outputs" else _probabilities(y)
         norms = []
         for cotangent in _cotangents(y, directions, generator):
             row = _pulled_back(y, x, cotangent, keep_graph=keep_graph)
-            # vector_norm, unlike sqrt of a sum, has gradient 0 rather than NaN where J vanishes.
+            # Where J is 0, vector_norm has the gradient 0. The root of a sum would have NaN.
             norms.append(torch.linalg.vector_norm(row.flatten(1), dim=1))
         return torch.linalg.vector_norm(torch.stack(norms), dim=0)
 
 
 def _both(network: Network, x: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Return the norms of outputs and of probabilities, by one backward pass more than the first.
+    r"""Return the norms for outputs and for probabilities, at one more backward pass than for one.
 
-    If $J_c$ are the rows of the one Jacobian, $p_c (J_c - \sum_j p_j J_j)$ are those of the other.
+    If $J_c$ are the rows of the Jacobian of the outputs, then $p_c (J_c - \sum_j p_j J_j)$ are the
+    rows of the Jacobian of the probabilities.
     """
     with differentiating(), torch.enable_grad():
         x = x.detach().clone().requires_grad_()
@@ -105,21 +109,22 @@ def _pulled_back(y: Tensor, x: Tensor, cotangent: Tensor, *, keep_graph: bool = 
         (row,) = torch.autograd.grad(
             y, x, cotangent, retain_graph=True, create_graph=keep_graph, allow_unused=True
         )
-    if row is None and not torch.equal(y, y[:1].expand_as(y)):  # else it is a constant
+    # Without a gradient, outputs that are equal for all samples count as constant.
+    if row is None and not torch.equal(y, y[:1].expand_as(y)):
         raise ValueError(
-            "the network's outputs change with its input, but no gradient leads back to it, as "
-            "after no_grad, detach, NumPy or argmax: measure another part of the module with "
-            "network=, or count transitions instead."
+            "the network's outputs change with its input, but have no gradient by it, as after "
+            "no_grad, detach, NumPy or argmax: measure another part of the module with network=, "
+            "or use Transitions."
         )
     return torch.zeros_like(x) if row is None else row
 
 
 class JacobianNorm(SampleMetric):
-    """Mean `jacobian_norm` over the samples seen, exact unless `directions` are given.
+    """The mean `jacobian_norm` over the samples; exact unless `directions` are given.
 
     Args:
-        of: As in `jacobian_norm`; or `both`, which costs hardly more than one of them: the name is
-            that of the outputs, and the probabilities are beside it.
+        of: As in `jacobian_norm`, or `both` at hardly more than the cost of one. The value is then
+            for the outputs, and the variant `.probabilities` for the probabilities.
         directions: As in `jacobian_norm`.
         **kwargs: `seed`, `chunk`, and the keyword arguments of `torchmetrics.Metric`.
     """
@@ -138,28 +143,31 @@ class JacobianNorm(SampleMetric):
         _check_directions(directions)
         if of == "both" and directions is not None:
             raise ValueError(
-                f"of='both' is exact, but directions={directions}: take two metrics, of='outputs' "
-                "and of='probabilities'."
+                f"of='both' is exact, but directions={directions}: use two metrics, "
+                "of='outputs' and of='probabilities'."
             )
         self.of: OfBoth = of
         self.directions = directions
-        self.beside = (".probabilities",) if of == "both" else ()
+        self.variants = (".probabilities",) if of == "both" else ()
 
     @property
     def name(self) -> str:
-        variant = ["probabilities"] if self.of == "probabilities" else []
-        variant += ["sampled"] if self.directions else []
-        return ".".join(["jacobian_norm", *filter(None, ["_".join(variant)])])
+        words = {"probabilities": self.of == "probabilities", "sampled": bool(self.directions)}
+        return name_of("jacobian_norm", *(word for word, holds in words.items() if holds))
 
-    def score(
-        self, network: Network, x: Tensor, y: Tensor | None, draws: Draws
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        del y
+    def score(self, network: Network, chunk: Chunk) -> Scores:
         if self.of == "both":
-            norms, of_probabilities = _both(network, x)
-            return norms, {".probabilities": of_probabilities}
-        norms = jacobian_norm(network, x, of=self.of, directions=self.directions, generator=draws)
-        return norms, {}
+            of_outputs, of_probabilities = _both(network, chunk.x)
+            return Scores(of_outputs, {".probabilities": of_probabilities})
+        return Scores(
+            jacobian_norm(
+                network,
+                chunk.x,
+                of=self.of,
+                directions=self.directions,
+                generator=chunk.draws,
+            )
+        )
 
 
 def _check_directions(directions: int | None) -> None:
@@ -169,23 +177,21 @@ def _check_directions(directions: int | None) -> None:
 
 def _probabilities(y: Tensor) -> Tensor:
     if y.shape[1] < 2:  # noqa: PLR2004 one class is certain
-        raise ValueError(
-            "the softmax of a single output is always 1: measure of='outputs' instead."
-        )
+        raise ValueError("the softmax of a single output is always 1: use of='outputs'.")
     return y.softmax(1)
 
 
 def _cotangents(y: Tensor, directions: int | None, generator: Generator | Draws | None) -> Tensor:
-    """All output directions, `(k, n, k)`, or random ones whose squares average to the same."""
+    """Return all output directions, `(k, n, k)`, or random ones with the same mean square."""
     n, k = y.shape
     if directions is None:
         return torch.eye(k, dtype=y.dtype, device=y.device)[:, None].expand(k, n, k)
     if isinstance(generator, Draws):
         noise = generator.randn(directions, k).transpose(0, 1)
-    else:  # all at once, which counts in penalties
+    else:  # draw for all samples at once: a penalty draws at every training step
         check_generator(generator)
         device = None if generator is None else generator.device
         noise = torch.randn(directions, n, k, generator=generator, device=device)
     noise = noise.to(y)
-    # E (v·r)² = |r|²/k for v uniform on the unit sphere, which spreads less than Gaussian v does.
+    # E (v·r)² = |r|²/k for v uniform on the unit sphere. A Gaussian v would have more variance.
     return torch.nn.functional.normalize(noise, dim=2) * (k / directions) ** 0.5

@@ -1,27 +1,30 @@
-r"""Activation patterns: which linear piece each unit is in, and how often samples share them all.
+r"""Activation patterns: in which linear piece each unit is, and how many samples share all of them.
 
 The code of a unit at a sample is the number of kinks below its pre-activation: off or on for ReLU,
-three for hard tanh; of a choice, such as max pooling, the index of the winner. All codes of a
-sample are its pattern, which tells its activation region. `ActivationPatterns` counts the distinct
-patterns among the samples, between 1, for a linear piece that holds all data, and their number.
-Where every sample has its own pattern the count says no more than that: it is `.saturated`, 1 or 0,
-and more samples, or their mean distance, tell networks apart. Beside it:
+three codes for hard tanh. The code of a choice, such as max pooling, is the index of the winner.
+All codes of a sample are its pattern, which identifies its activation region. `ActivationPatterns`
+counts the different patterns of the samples: from 1, if one linear piece holds all samples, up to
+the number of samples. At the upper end the count says no more, and `.saturated` is 1 instead of 0:
+use more samples there, or the mean distance. The variants are
 
-* `.dead`: units that stay below their lowest kink for all samples; `.always_on`: that stay above.
-* `.hamming`: by how much the codes of two different samples differ on average over all pairs,
-  summed over units; choices are left out. 0 where all samples share a pattern, and half the number
-  of units where ReLUs are on or off at random.
+* `.saturated`: 1 if each sample has its own pattern, else 0;
+* `.dead`: the units that are below their lowest kink for all samples; `.always_on`: above it;
+* `.hamming`: how much the codes of two samples differ, summed over units, on average over all
+  pairs. Choices are left out. It is 0 if all samples share a pattern, and half the number of units
+  if ReLUs are on or off at random.
 
-Distinct patterns rise, and units die, as training specialises them. Rescaling a ReLU unit, and
-every invertible affine map of the input, change nothing. Curves have no codes and are left out; of
-a network with curves only there are no patterns. Cost: one forward pass.
+The number of patterns rises, and units die, as the units specialise in training. Rescaling a ReLU
+unit, or any invertible affine map of the input, changes nothing. Curves have no codes and are left
+out. A network that has only curves has no patterns. Cost: one forward pass.
 
-Hanin, Rolnick, "Deep ReLU Networks Have Surprisingly Few Activation Patterns", NeurIPS 2019. There
-patterns are counted in space, here among samples. Rows are compared by a hash of 64 bits: two of a
-million different patterns are taken for one with a chance of less than one in a thousand.
+Hanin, Rolnick, "Deep ReLU Networks Have Surprisingly Few Activation Patterns", NeurIPS 2019. They
+count patterns in space; here they are counted among samples. Patterns are compared by a hash of 64
+bits: with a million patterns, the chance that any two get the same hash is below one in a thousand.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -30,18 +33,20 @@ from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from lightning_effcx.metrics.base import NetworkMetric
+from lightning_effcx.metrics.measurement import Measurement
 from lightning_effcx.metrics.samples import check_samples
-from lightning_effcx.network import Network, observing, select_samples
+from lightning_effcx.metrics.scoring import Batch
+from lightning_effcx.network import Network, select_samples
 from lightning_effcx.tracing import Site, listen, without_units
 
 T = TypeVar("T")
 
 
 def activation_patterns(network: Network, x: Float[Tensor, "n ..."]) -> Int[Tensor, "n u"]:
-    """Code of every unit that has kinks or chooses, at each sample; not differentiable.
+    """Return the code of each unit that has kinks or is a choice; not differentiable.
 
     Args:
-        network: Maps `(n, ...)` to `(n, k)`, treating samples independently.
+        network: Maps `(n, ...)` to `(n, k)`, each sample independently.
         x: The samples.
 
     Example:
@@ -59,7 +64,7 @@ def activation_patterns(network: Network, x: Float[Tensor, "n ..."]) -> Int[Tens
 
 
 def _of_sites_with_codes(network: Network, x: Tensor, look: Callable[[Site], T]) -> list[T]:
-    """Return what `look` makes of each site that has codes, or say why there is none."""
+    """Return the result of `look` for each site with codes; raise if there is none."""
 
     def sort(site: Site) -> tuple[T] | str:
         return (look(site),) if site.kind == "piecewise linear" else site.operation
@@ -73,14 +78,14 @@ def _of_sites_with_codes(network: Network, x: Tensor, look: Callable[[Site], T])
 
 
 def _above(site: Site) -> Tensor:
-    """Whether each unit is above each kink, `(n, kinks, u)`."""
+    """Tell whether each unit is above each kink, `(n, kinks, u)`."""
     return torch.stack([site.z > kink for kink in site.kinks], 1)
 
 
 class ActivationPatterns(NetworkMetric):
-    """Distinct `activation_patterns` among the samples seen, and what units do in them.
+    """The number of different `activation_patterns` among the samples, and statistics of the units.
 
-    Nothing grows with the samples but one number for each: the hash of its pattern.
+    Memory grows with the samples by one number for each: the hash of its pattern.
 
     Args:
         **kwargs: `chunk`, and the keyword arguments of `torchmetrics.Metric`.
@@ -93,21 +98,18 @@ class ActivationPatterns(NetworkMetric):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # How many kinks and units each site has whose units are counted.
+        # The numbers of kinks and units of each site, except choices.
         self.shapes: tuple[tuple[int, int], ...] = ()
         self.add_state("hashes", default=[], dist_reduce_fx="cat")
         self.add_state("above", default=[], dist_reduce_fx="cat")
 
-    def update(self, network: Network, x: Tensor, y: Tensor | None = None) -> None:
-        """Take the patterns of the samples `x`, `(n, ...)`, under the network as it is now."""
-        del y
-        with observing(network):
-            x, mine = x.detach().clone(), self.shard(torch.arange(len(x)))
-            for part in mine.split(self.rows_at_once(x)) if len(mine) else ():
-                self._add(select_samples(network, part), x[part])
+    def observe(self, network: Network, batch: Batch) -> None:
+        mine = self.shard(torch.arange(len(batch.x)))
+        for part in mine.split(self.rows_at_once(batch.x)) if len(mine) else ():
+            self._add(select_samples(network, part), batch.x[part])
 
     def _add(self, network: Network, x: Tensor) -> None:
-        # The same factors for every batch, device and process.
+        # All batches, devices and processes need the same factors, so that hashes are comparable.
         generator = torch.Generator().manual_seed(0)
 
         def take(site: Site) -> tuple[Tensor, Tensor | None]:
@@ -127,23 +129,29 @@ class ActivationPatterns(NetworkMetric):
         if counted:
             self.above = [sum(self.above, torch.cat([c.flatten() for c in counted])[None])]
 
-    def compute(self) -> dict[str, Tensor]:
-        """Distinct patterns, whether they saturate, dead and always-on units, mean distance."""
+    def measurement(self) -> Measurement:
         hashes = dim_zero_cat(self.hashes)
         samples, distinct = len(hashes), len(hashes.unique())
-        found = {"": float(distinct), ".saturated": float(distinct == samples)}
+        variants = {".saturated": float(distinct == samples)}
         if self.shapes:
-            above = dim_zero_cat(self.above).sum(0)  # how many samples, by site, kink and unit
-            sites = above.split([kinks * units for kinks, units in self.shapes])
-            lowest = torch.cat(
-                [s[:units] for s, (_, units) in zip(sites, self.shapes, strict=True)]
-            )
-            found[".dead"] = float((lowest == 0).sum())
-            found[".always_on"] = float((lowest == samples).sum())
-            if samples > 1:
-                differing = (above * (samples - above)).sum()  # ordered pairs, one above, one not
-                found[".hamming"] = float(differing) * 2 / (samples * (samples - 1))
-        return {
-            self.name + suffix: torch.tensor(value, device=hashes.device)
-            for suffix, value in found.items()
+            variants |= self._of_units(samples)
+
+        measured = partial(Measurement.of, device=hashes.device)
+        return replace(
+            measured(distinct),
+            variants={ending: measured(value) for ending, value in variants.items()},
+        )
+
+    def _of_units(self, samples: int) -> dict[str, float]:
+        """Count dead and always-on units, and average the distance of two samples."""
+        above = dim_zero_cat(self.above).sum(0)  # number of samples, by site, kink and unit
+        sites = above.split([kinks * units for kinks, units in self.shapes])
+        lowest = torch.cat([s[:units] for s, (_, units) in zip(sites, self.shapes, strict=True)])
+        found = {
+            ".dead": float((lowest == 0).sum()),
+            ".always_on": float((lowest == samples).sum()),
         }
+        if samples > 1:
+            differing = (above * (samples - above)).sum()  # pairs of one above and one below
+            found[".hamming"] = float(differing) * 2 / (samples * (samples - 1))
+        return found

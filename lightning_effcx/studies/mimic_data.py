@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lightning_effcx.metrics.mimic import Fidelity, fidelity
-from lightning_effcx.metrics.shallow_student import check_share, logits, split_samples
+from lightning_effcx.metrics.student_fit import check_held_out, logits, split_samples
 from lightning_effcx.network import Network, check_finite, observing, to_precision
 from lightning_effcx.reading import open_regular, visible
 from lightning_effcx.studies.runner import digest_of
@@ -61,7 +61,7 @@ class TeacherData:
     ) -> Self:
         """Evaluate the teacher at all samples."""
         if isinstance(held_out, (int, float)):
-            check_share(held_out)
+            check_held_out(held_out)
             x, z, y = _evaluate_teacher(network, dataset, labelled=labelled)
             held, seen = split_samples(len(x), held_out, seed)
         else:

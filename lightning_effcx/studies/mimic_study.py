@@ -19,13 +19,8 @@ from typing import Any
 
 import torch
 
-from lightning_effcx.metrics.shallow_student import (
-    ShallowStudent,
-    check_steps,
-    check_widths,
-    fit_labels,
-    fit_outputs,
-)
+from lightning_effcx.metrics.shallow_student import ShallowStudent, check_widths
+from lightning_effcx.metrics.student_fit import check_steps, fit_labels, fit_outputs
 from lightning_effcx.network import Network
 from lightning_effcx.options import (
     check_count,

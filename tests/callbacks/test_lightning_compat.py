@@ -23,8 +23,13 @@ from torchmetrics import Metric
 import lightning_effcx
 from lightning_effcx import metrics, paths
 from lightning_effcx.callbacks import ComplexityMonitor, Every, Geometric, lightning_compat
-from lightning_effcx.metrics import JacobianNorm, LinearRegions, Transitions
-from lightning_effcx.metrics.base import NetworkMetric, PathMetric
+from lightning_effcx.metrics import (
+    JacobianNorm,
+    LinearRegions,
+    NetworkMetric,
+    PathMetric,
+    Transitions,
+)
 from lightning_effcx.paths import Arc, Segment
 
 MODULES = {pytorch_lightning: OfPytorchLightning, lightning.pytorch: OfLightning}

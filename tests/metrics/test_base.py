@@ -13,6 +13,7 @@ from lightning_effcx.metrics import (
     LinearRegions,
 )
 from lightning_effcx.metrics.draws import Draws
+from lightning_effcx.metrics.scoring import Scores
 from lightning_effcx.metrics.shard import Shard
 from lightning_effcx.network.calls import Call
 from lightning_effcx.network.capture import capture_network
@@ -92,10 +93,10 @@ def test_shards_are_not_gathered_a_second_time_by_torchmetrics():
 
 def test_scores_are_drawn_for_by_row():
     class Drawing(JacobianNorm):
-        def score(self, network, x, y, draws):
-            assert isinstance(draws, Draws)
-            assert len(draws) == len(x)
-            return draws.rand(), {}
+        def score(self, network, chunk):
+            assert isinstance(chunk.draws, Draws)
+            assert len(chunk.draws) == len(chunk.x)
+            return Scores(chunk.draws.rand())
 
     x = torch.randn(7, 4)
     together, apart = Drawing(), Drawing(chunk=2)

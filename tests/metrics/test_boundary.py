@@ -85,7 +85,7 @@ def test_a_unit_on_its_kink_is_at_no_distance_and_dead_ones_do_not_count():
 def test_a_network_that_ignores_its_input_has_no_boundary_near():
     network = nn.Sequential(linear(torch.zeros(3, 2), torch.ones(3)), nn.ReLU())
     assert boundary_distance(network, torch.randn(4, 2)).isinf().all()
-    with pytest.raises(ValueError, match="look at activation_patterns for dead units instead"):
+    with pytest.raises(ValueError, match="has no boundary: use ActivationPatterns, which coun"):
         BoundaryDistance().update(network, torch.randn(4, 2))
 
 

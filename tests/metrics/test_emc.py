@@ -228,7 +228,7 @@ def test_epsilon_is_an_error(epsilon):
 
 def test_trainings_are_pairs_of_a_size_and_a_share():
     metric = EffectiveModelComplexity()
-    with pytest.raises(ValueError, match="there are 2 sizes and 1 errors: expected one error for"):
+    with pytest.raises(ValueError, match="there are 2 sizes and 1 errors: expected one for each"):
         metric.update([1, 2], [0.0])
     for n in (0, 1.5, math.nan):
         with pytest.raises(ValueError, match=rf"n={n:g}: expected a whole number of at least 1"):

@@ -11,7 +11,8 @@ from torch.func import functional_call, grad, vmap
 from torch.testing import assert_close
 
 from lightning_effcx.functional import fisher_rao_norm
-from lightning_effcx.metrics import FisherRaoNorm, fisher_rao
+from lightning_effcx.metrics import FisherRaoNorm, weight_derivative
+from lightning_effcx.metrics.scoring import Scores
 from lightning_effcx.network.observe import observing
 
 pytestmark = pytest.mark.usefixtures("_float64")
@@ -234,7 +235,7 @@ def way(request, monkeypatch):
         def refuse(*_):
             raise NotImplementedError
 
-        monkeypatch.setattr(fisher_rao, "_forward_mode", refuse)
+        monkeypatch.setattr(weight_derivative, "_forward_mode", refuse)
     return request.param
 
 
@@ -328,7 +329,8 @@ def test_a_constant_added_to_all_logits_changes_nothing(shift):
 
 def test_the_standard_error_is_the_spread_over_batches():
     squares = fisher_rao_norm(mlp(4, 8, 3), torch.randn(400 * 200, 4)).squares.detach()
-    norms, stderrs = zip(*map(FisherRaoNorm().average, squares.split(200)), strict=True)
+    found = [FisherRaoNorm().summarize(Scores(part)) for part in squares.split(200)]
+    norms, stderrs = [one.value for one in found], [one.stderr for one in found]
     # A standard deviation over 400 is known to 1 / sqrt(800), for tails as light as Gaussian.
     assert_close(torch.stack(norms).std(), torch.stack(stderrs).mean(), rtol=0.2, atol=0)
 
@@ -397,14 +399,16 @@ def test_targets_must_fit_the_distribution():
     network, x = mlp(4, 3), torch.randn(6, 4)
     with pytest.raises(ValueError, match="expected targets that are classes"):
         fisher_rao_norm(network, x, torch.randn(6, 3))
-    with pytest.raises(ValueError, match=r"the targets have shape \(6,\), .* outputs, \(6, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"the targets have shape \(6,\): expected .* outputs, \(6, 3\)"
+    ):
         fisher_rao_norm(network, x, torch.randn(6), distribution="gaussian")
 
 
 def test_the_metric_says_what_it_needs():
     with pytest.raises(ValueError, match="distribution='poisson': expected 'categorical' or"):
         FisherRaoNorm("poisson")
-    with pytest.raises(ValueError, match="the empirical Fisher needs targets"):
+    with pytest.raises(ValueError, match="the empirical Fisher needs targets, but the batch has"):
         FisherRaoNorm(empirical=True).update(mlp(4, 3), torch.randn(6, 4))
 
 
@@ -418,5 +422,5 @@ def test_where_no_gradient_leads_to_the_weights_there_is_no_number():
         def forward(self, x):
             return nn.functional.one_hot(super().forward(x).argmax(1), 3).to(x)
 
-    with pytest.raises(ValueError, match="no gradient leads from the network's outputs to its wei"):
+    with pytest.raises(ValueError, match="the network's outputs have no gradient by its weights"):
         FisherRaoNorm().update(Choosing(2, 3), torch.eye(2))

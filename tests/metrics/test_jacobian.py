@@ -292,7 +292,7 @@ def test_no_graph_is_kept_where_none_is_recorded(mode):
 
 
 def test_the_softmax_of_one_output_is_refused():
-    with pytest.raises(ValueError, match="always 1: measure of='outputs' instead"):
+    with pytest.raises(ValueError, match="always 1: use of='outputs'"):
         jacobian_norm(mlp(4, 1), torch.randn(6, 4), of="probabilities")
 
 
@@ -331,7 +331,7 @@ def test_both_take_one_backward_pass_more_than_one(monkeypatch):
 
 
 def test_both_are_exact():
-    with pytest.raises(ValueError, match="of='both' is exact, but directions=2: take two metrics"):
+    with pytest.raises(ValueError, match="of='both' is exact, but directions=2: use two metrics"):
         JacobianNorm(of="both", directions=2)
 
 
@@ -350,7 +350,7 @@ def test_both_are_exact():
     ],
 )
 def test_where_the_gradient_is_cut_off_there_is_no_number(of, network):
-    with pytest.raises(ValueError, match=r"but no gradient leads back to it, .* count transitions"):
+    with pytest.raises(ValueError, match=r"but have no gradient by it, as .*, or use Transitions"):
         JacobianNorm(of=of).update(network, torch.eye(2))
 
 

@@ -378,11 +378,9 @@ def test_a_callable_that_is_no_module_has_no_propagated_error_in_the_metric():
 
 
 def test_networks_without_curves_are_told_what_to_measure_instead():
-    with pytest.raises(
-        ValueError, match=r"piecewise linear already.*measure linear_regions instead"
-    ):
+    with pytest.raises(ValueError, match=r"piecewise linear already.*: use LinearRegions"):
         lann_complexity(mlp(2, 4, 1), torch.randn(5, 2))
-    with pytest.raises(ValueError, match=r"no nonlinear units.*measure jacobian_norm instead"):
+    with pytest.raises(ValueError, match=r"no nonlinear units.*: use JacobianNorm"):
         lann_complexity(linear(torch.ones(1, 2)), torch.randn(5, 2))
 
 

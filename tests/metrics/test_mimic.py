@@ -261,13 +261,13 @@ def test_a_constant_teacher_leaves_nothing_to_mimic():
 
 def test_student_and_teacher_have_as_many_outputs():
     with pytest.raises(
-        ValueError, match="the student has 2 outputs and its teacher 3: expected as"
+        ValueError, match="the student has 2 outputs and its teacher 3: expected the same number"
     ):
         mimic_gap(mlp(4, 2), mlp(4, 3), torch.randn(9, 4))
 
 
 def test_a_single_output_cannot_be_centred():
     with pytest.raises(
-        ValueError, match="centred=True leaves nothing of a single output: mimic it"
+        ValueError, match=r"centred=True subtracts the mean .* leaves 0 of a single output: use"
     ):
         found(mlp(4, 1), torch.randn(9, 4), centred=True)

@@ -239,7 +239,7 @@ class Uneven(nn.Module):
 
 def test_a_network_with_other_sites_for_other_samples_is_refused():
     metric = Transitions(Segment(count=3, points=2))
-    message = "other operations for other samples, 2 and 1 of this measure's sites"
+    message = "different operations for different samples: 2 sites of this measure, then 1. Use Jac"
     metric.update(Uneven(), torch.ones(3, 2))
     with pytest.raises(ValueError, match=message):
         metric.update(Uneven(), -torch.ones(3, 2))

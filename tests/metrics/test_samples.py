@@ -124,11 +124,11 @@ def test_a_metric_of_the_users_own_is_checked_as_well():
     class Own(NetworkMetric):
         name = "own"
 
-        def update(self, network, x, y=None):
+        def observe(self, network, batch):
             raise AssertionError
 
-        def compute(self):
-            return {}
+        def measurement(self):
+            raise AssertionError
 
     with pytest.raises(TypeError, match=r"^x is of the type list, expected a tensor"):
         Own().update(NETWORK, [1.0])

@@ -215,7 +215,7 @@ def test_epsilon_is_an_error():
 
 def test_samples_are_those_that_the_network_takes():
     metric = TrainingError((torch.randn(6, 2, 2), torch.arange(6) % 3))
-    message = r"a training sample has the shape \(2, 2\), but the network's input \(4,\): give the"
+    message = r"a training sample has the shape \(2, 2\), but the network's input has \(4,\): give"
     with pytest.raises(ValueError, match=message):
         metric.update(mlp(4, 3), torch.zeros(1, 4))
 
@@ -229,7 +229,7 @@ def test_labels_are_classes_of_the_network():
     with pytest.raises(ValueError, match=message):
         error_of(mlp(4, 1), (x, torch.arange(6)))
     for y in (torch.randn(6), torch.zeros(6, 2)):
-        message = r"the labels are float64 \(6.*: expected the whole number of a class for each"
+        message = r"the labels are float64 \(6.*: expected a class for each sample, as a "
         with pytest.raises(ValueError, match=message):
             TrainingError((x, y))
 
@@ -247,7 +247,7 @@ def test_networks_that_hold_something_for_each_sample_are_refused():
     with observing(module):
         network, x, *_ = capture_network(module, call)
     metric = TrainingError((torch.randn(5, 4), torch.arange(5) % 3))
-    with pytest.raises(ValueError, match="holds something fixed for each sample of its batch, whi"):
+    with pytest.raises(ValueError, match="holds arguments fixed for each sample of its batch, an"):
         metric.update(network, x)
 
 
@@ -262,14 +262,14 @@ def test_datasets_are_read_by_index_and_the_same_each_time():
             TrainingError(data)
     with pytest.raises(ValueError, match="data has no samples: expected at least one"):
         TrainingError((torch.zeros(0, 4), torch.zeros(0)))
-    with pytest.raises(ValueError, match="there are 3 inputs and 2 labels: expected one for each"):
+    with pytest.raises(ValueError, match="there are 3 inputs and 2 labels: expected one label for"):
         TrainingError((torch.zeros(3, 4), torch.zeros(2)))
     with pytest.raises(ValueError, match="samples=0: expected at least 1, or None for all"):
         TrainingError((torch.zeros(3, 4), torch.zeros(3)), samples=0)
-    with pytest.raises(ValueError, match="something else each time: give it without augmentation"):
+    with pytest.raises(ValueError, match="another sample each time: give it without augmentation"):
         TrainingError(Pairs(lambda i: (torch.rand(4), 0)))
     with pytest.raises(ValueError, match=r"items are \{'x': int\}: expected pairs \(x, y\)"):
         TrainingError(Pairs(lambda i: {"x": i}))
     for item in (lambda i: (torch.zeros(i + 1), 0), lambda i: ("image", 0), lambda i: (None, 0)):
-        with pytest.raises(ValueError, match=r"such as \[.*\], do not make tensors \(n, ...\)"):
+        with pytest.raises(ValueError, match=r"such as \[.*\], cannot be joined to tensors \("):
             TrainingError(Pairs(item))

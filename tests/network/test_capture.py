@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from lightning_effcx.metrics.regions import transitions
+from lightning_effcx.metrics.transitions import transitions
 from lightning_effcx.network.calls import Call
 from lightning_effcx.network.capture import capture_network
 from lightning_effcx.network.observe import observing

@@ -5,12 +5,12 @@ from networks import mlp
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from lightning_effcx.metrics.boundary import boundary_distance
+from lightning_effcx.metrics.boundary_distance import boundary_distance
 from lightning_effcx.metrics.capacity import region_capacity
 from lightning_effcx.metrics.lann import lann_complexity
 from lightning_effcx.metrics.patterns import activation_patterns
-from lightning_effcx.metrics.regions import transitions
 from lightning_effcx.metrics.trajectory import trajectory_length
+from lightning_effcx.metrics.transitions import transitions
 from lightning_effcx.network.precision import in_precision
 from lightning_effcx.piecewise.lines import pieces
 from lightning_effcx.tangents.amplification import error_amplification

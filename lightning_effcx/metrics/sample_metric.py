@@ -1,0 +1,84 @@
+"""The base of metrics that are a mean of scores, one for each sample."""
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Generator, Tensor
+from torchmetrics.utilities import dim_zero_cat
+
+from lightning_effcx.metrics.base import NetworkMetric
+from lightning_effcx.metrics.draws import Draws
+from lightning_effcx.metrics.measurement import Measurement
+from lightning_effcx.metrics.scoring import Batch, Chunk, Layout, Scores
+from lightning_effcx.network import Network, has_per_sample_arguments, select_samples
+from lightning_effcx.options import check_seed
+
+
+class SampleMetric(NetworkMetric):
+    """The mean of a score over samples, with its standard error, and the mean at each site.
+
+    Subclasses implement `name` and `score`. `update` stores the scores only, and no network.
+    It takes the samples in chunks, so memory does not grow with their number.
+
+    Args:
+        seed: The seed of the random numbers. After a reset the same batches get the same numbers.
+        **kwargs: `chunk`, and the keyword arguments of `torchmetrics.Metric`.
+    """
+
+    pointwise: ClassVar[bool] = False
+    """Whether `score` evaluates the network at the samples only, and at no other points."""
+    scores: list[Tensor]
+
+    def __init__(self, *, seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        check_seed(seed)
+        self.seed = seed
+        self.layout: Layout = ((), ())
+        self.add_state("scores", default=[], dist_reduce_fx="cat")
+
+    @abstractmethod
+    def score(self, network: Network, chunk: Chunk) -> Scores:
+        """Score each row of the chunk."""
+
+    def observe(self, network: Network, batch: Batch) -> None:
+        # The generator is on the CPU, so that every device gets the same numbers.
+        generator = torch.Generator().manual_seed(self.seed + self.update_count)
+        rows, at_once = self._prepare(network, batch, generator)
+        mine = self.shard(torch.arange(len(rows)))
+        for part in mine.split(at_once) if len(mine) else ():
+            chunk = rows[part]
+            self._add(self.score(select_samples(network, chunk.samples), chunk))
+
+    def _prepare(self, network: Network, batch: Batch, generator: Generator) -> tuple[Chunk, int]:
+        """Return all rows to score, here the samples, and how many of them to score at once."""
+        n = len(batch.x)
+        rows = Chunk(batch.x, batch.y, Draws.of(n, generator), torch.arange(n))
+        # A network that varies is another function at each sample. So it can be evaluated for
+        # several samples at once, but not at other points around them.
+        together = self.pointwise or not has_per_sample_arguments(network)
+        return rows, self.rows_at_once(batch.x) if together else 1
+
+    def _add(self, scores: Scores) -> None:
+        if self.scores and self.layout != scores.layout:
+            raise ValueError(
+                "the network runs different operations for different samples: "
+                f"{len(self.layout[1])} sites of this measure, then {len(scores.sites)}. "
+                "Use JacobianNorm, which has no sites."
+            )
+        self.layout = scores.layout
+        self.scores = [*self.scores, scores.table]
+
+    def measurement(self) -> Measurement:
+        """Return the mean over all samples since the last reset, and the mean at each site."""
+        return self.summarize(Scores.of(dim_zero_cat(self.scores), self.layout))
+
+    def summarize(self, scores: Scores) -> Measurement:
+        """Make a measurement of the scores of all samples: the means, unless a subclass differs."""
+        mean = Measurement.mean(scores.value)
+        return Measurement(
+            mean.value,
+            mean.stderr,
+            variants={ending: Measurement.mean(s) for ending, s in scores.variants.items()},
+            sites={site: s.mean() for site, s in scores.sites.items()},
+        )
