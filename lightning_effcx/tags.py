@@ -81,6 +81,11 @@ class Tag:
         return self.name.partition(".")[0]
 
     @property
+    def with_variants(self) -> str:
+        """A regular expression for this tag of a measure, and the same of its variants."""
+        return rf"^{re.escape(str(self))}(\.|$)"
+
+    @property
     def all_sites(self) -> str:
         """A pattern for the tags of this metric at all sites."""
         return f"effcx_sites/{safe(self.name, _LONGEST_NAME)}/*"
@@ -214,11 +219,6 @@ def of_foreign_key(name: str, key: str, own_name: str = "") -> Tag:
     if ending and ending[0] not in "._":
         ending = f"_{ending}"
     return of_key(variant_of(name, ending))
-
-
-def pattern_of_variants(measure: str, grain: Grain) -> str:
-    """Return a regular expression for the tags of a measure and all its variants."""
-    return rf"^{re.escape(str(Tag(measure, grain)))}(\.|$)"
 
 
 def safe(part: str, longest: int) -> str:

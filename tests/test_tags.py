@@ -94,6 +94,37 @@ def test_values_come_first_where_tags_are_sorted():
     assert values[0] == "effcx/z"
 
 
+@given(WORDS, WORDS, GRAINS)
+def test_a_measure_is_charted_with_its_variants_and_no_others(measure, variant, grain):
+    pattern = Tag(measure, grain).with_variants
+    assert re.search(pattern, str(Tag(measure, grain)))
+    assert re.search(pattern, str(Tag(f"{measure}.{variant}", grain)))
+    assert not re.search(pattern, str(Tag(f"{measure}{variant}", grain)))
+    assert Tag(f"{measure}.{variant}", grain).measure == measure
+
+
+def test_a_name_is_a_measure_and_the_words_of_its_variant():
+    assert tags.name_of("jacobian_norm") == "jacobian_norm"
+    assert tags.name_of("linear_regions", "arc", "estimated") == "linear_regions.arc_estimated"
+    assert tags.variant_of("norm", ".dead") == "norm.dead"
+    assert tags.prefixed("encoder", "norm") == "encoder_norm"
+    assert tags.prefixed("", "norm") == "norm"
+
+
+@pytest.mark.parametrize(
+    ("key", "tag"),
+    [
+        ("size", Tag("mine")),
+        ("size_stderr", Tag("mine", "stderr")),
+        ("size/large", Tag("mine.large")),
+        ("size.large", Tag("mine.large")),
+        ("large", Tag("mine_large")),
+    ],
+)
+def test_keys_of_a_users_metric_become_tags_of_the_name_that_it_has_in_the_monitor(key, tag):
+    assert tags.of_foreign_key("mine", key, own_name="size") == tag
+
+
 @pytest.mark.parametrize(
     "tag",
     ["val_loss", "", "seconds/norm", "effcx/", "effcx_bands/a/lower", "effcx_sites/a", "effcx_x/a"],

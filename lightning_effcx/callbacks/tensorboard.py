@@ -8,7 +8,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
 from lightning_effcx.callbacks.lightning_compat import LightningModule, Trainer, find_by_class_name
-from lightning_effcx.tags import Grain, Tag, pattern_of_variants
+from lightning_effcx.tags import Grain, Tag
 
 
 def find_writers(loggers: Iterable[Any]) -> list[SummaryWriter]:
@@ -67,11 +67,9 @@ def _declare_layout(writer: SummaryWriter, names: Iterable[str]) -> None:
     measures = [*dict.fromkeys(Tag(name).measure for name in names)]
 
     def charts(grain: Grain) -> dict[str, Any]:
-        return {
-            measure: ["Multiline", [pattern_of_variants(measure, grain)]] for measure in measures
-        }
+        return {m: ["Multiline", [Tag(m, grain).with_variants]] for m in measures}
 
-    costs = [pattern_of_variants(measure, "seconds") for measure in measures]
+    costs = [Tag(measure, "seconds").with_variants for measure in measures]
     writer.add_custom_scalars(
         {
             "Effective complexity": charts("value"),
