@@ -74,7 +74,9 @@ def region_capacity(network: Network, x: Float[Tensor, "n ..."]) -> Capacity:
 
 
 class CapacityGap(PathMetric):
-    """The mean number of exact regions per unit on each path; `_share` of the log-capacity.
+    """The mean number of exact regions per unit on a path.
+
+    The variant `_share` is the logarithm of the regions, divided by the log-capacity.
 
     Args:
         paths: How to draw paths: a class of `lightning_effcx.paths`, or anything with its methods.

@@ -76,8 +76,7 @@ def _outputs(network: Network, x: Tensor) -> Tensor:
             return exact(x).flatten(1)
     found: list[Tensor] = []
 
-    def take(site: str, rows: Rows, values: Tensor) -> None:
-        del rows
+    def take(site: str, _: Rows, values: Tensor) -> None:
         if site == "output":
             found.append(values)
 

@@ -104,8 +104,7 @@ class ActivationPatterns(NetworkMetric):
         self.add_state("above", default=[], dist_reduce_fx="cat")
 
     def observe(self, network: Network, batch: Batch) -> None:
-        mine = self.shard(torch.arange(len(batch.x)))
-        for part in mine.split(self.rows_at_once(batch.x)) if len(mine) else ():
+        for part in self.shard.chunks(len(batch.x), self.rows_at_once(batch.x)):
             self._add(select_samples(network, part), batch.x[part])
 
     def _add(self, network: Network, x: Tensor) -> None:

@@ -45,8 +45,7 @@ class SampleMetric(NetworkMetric):
         # The generator is on the CPU, so that every device gets the same numbers.
         generator = torch.Generator().manual_seed(self.seed + self.update_count)
         rows, at_once = self._prepare(network, batch, generator)
-        mine = self.shard(torch.arange(len(rows)))
-        for part in mine.split(at_once) if len(mine) else ():
+        for part in self.shard.chunks(len(rows), at_once):
             chunk = rows[part]
             self._add(self.score(select_samples(network, chunk.samples), chunk))
 

@@ -1,4 +1,4 @@
-"""Samples: what measures are given, and the one sentence for each mistake in it."""
+"""Checks of what a measure is given: a network, and samples or paths."""
 
 from typing import Any
 
@@ -8,13 +8,14 @@ from lightning_effcx.network import describe
 
 
 def check_samples(network: Any, x: Any, y: Any = None, *, moves: bool = False) -> None:
-    """Refuse what is no network, no samples `(n, ...)`, or no targets of these.
+    """Refuse anything but a network, samples `(n, ...)` and a target for each sample.
 
     Args:
-        network: What a measure is given as the network.
-        x: As the samples.
-        y: As their targets; `None` if there are none.
-        moves: Whether the measure moves the input, which whole numbers do not allow.
+        network: The argument that should be the network.
+        x: The argument that should be the samples.
+        y: The argument that should be their targets; `None` if there are none.
+        moves: Whether the measure moves the input, or differentiates by it. Integers do not allow
+            this.
     """
     _check_network(network, x)
     _check_tensor("x", x)
@@ -25,7 +26,7 @@ def check_samples(network: Any, x: Any, y: Any = None, *, moves: bool = False) -
     if moves and not x.is_floating_point():
         raise TypeError(
             f"x is {describe(x)}, but this measure moves the input: expected floating-point "
-            "samples, such as x.float(); or for tokens, what their embedding returns."
+            "samples, such as x.float(), or for tokens the output of their embedding."
         )
     if y is None:
         return
@@ -38,7 +39,7 @@ def check_samples(network: Any, x: Any, y: Any = None, *, moves: bool = False) -
 
 
 def check_paths(network: Any, path: Any) -> None:
-    """Refuse what is no network, or no paths `(s, p, ...)` of floating-point numbers."""
+    """Refuse anything but a network and floating-point paths `(s, p, ...)`."""
     _check_network(network, path)
     _check_tensor("path", path)
     if path.dim() < 2 or not all(path.shape[:2]) or not path.is_floating_point():  # noqa: PLR2004 (s, p)
@@ -67,7 +68,7 @@ def _check_network(network: Any, x: Any) -> None:
 
 
 def _check_tensor(name: str, given: Any) -> None:
-    """Refuse what is no tensor, and say how to make one."""
+    """Refuse what is not a tensor, and say how to make one of it."""
     if isinstance(given, Tensor):
         return
     kind = type(given).__name__

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from lightning_effcx.metrics.draws import Draws
@@ -19,7 +20,6 @@ class Shard:
         of: How many shards there are.
 
     Example:
-        >>> import torch
         >>> Shard(1, of=3)(torch.arange(8))
         tensor([1, 4, 7])
     """
@@ -37,3 +37,17 @@ class Shard:
     def __call__(self, items: Items) -> Items:
         """Return the items of this shard: none where there are fewer items than shards."""
         return items[self.index :: self.of]
+
+    def chunks(self, count: int, at_once: int) -> list[Tensor]:
+        """Return the indices of this shard's items among `count`, in chunks.
+
+        Args:
+            count: The number of all items.
+            at_once: The most items in a chunk.
+
+        Example:
+            >>> Shard(1, of=2).chunks(10, at_once=3)
+            [tensor([1, 3, 5]), tensor([7, 9])]
+        """
+        mine = self(torch.arange(count))
+        return [*mine.split(at_once)] if len(mine) else []  # torch would return one empty chunk

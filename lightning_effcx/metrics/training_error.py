@@ -13,7 +13,6 @@ Data Hurt", ICLR 2020.
 import math
 from typing import Any
 
-import torch
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 from torchmetrics.utilities import dim_zero_cat
@@ -100,8 +99,7 @@ class TrainingError(NetworkMetric):
                 f"a training sample has the shape {tuple(self.x.shape[1:])}, but the network's "
                 f"input has {tuple(x.shape[1:])}: give `data` as the network takes it."
             )
-        mine = self.shard(torch.arange(len(self.x)))
-        for part in mine.split(self.chunk) if len(mine) else ():
+        for part in self.shard.chunks(len(self.x), self.chunk):
             own = self.x[part].to(x.device, x.dtype if x.is_floating_point() else None)
             self.wrong = [*self.wrong, self._wrong(evaluate(network, own), self.y[part])]
 

@@ -34,7 +34,7 @@ from lightning_effcx.metrics.scoring import Chunk, Scores
 from lightning_effcx.network import Network, differentiating
 from lightning_effcx.options import check_switch
 from lightning_effcx.paths import Paths, Segment
-from lightning_effcx.piecewise import Rows, pieces
+from lightning_effcx.piecewise import pieces
 from lightning_effcx.tracing import Site, listen
 
 
@@ -61,7 +61,7 @@ def trajectory_length(
     check_paths(network, path)
     check_switch("exact", exact)
     if exact:
-        return pieces(network, path, measure=_steps).measured
+        return pieces(network, path, measure=lambda _site, _rows, values: _steps(values)).measured
     paths, points = path.shape[:2]
 
     def length_after(site: Site) -> Tensor | None:
@@ -138,9 +138,8 @@ class TrajectoryGrowth(_TrajectoryMetric):
         )
 
 
-def _steps(site: str, rows: Rows, values: Tensor) -> Tensor:
+def _steps(values: Tensor) -> Tensor:
     """Return the distance from each row to the next."""
-    del site, rows  # of no account for a length
     return torch.linalg.vector_norm(values.diff(dim=0), dim=1)
 
 
