@@ -12,6 +12,7 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
+from contracts import CONTRACTS, FUNCTIONS
 
 import lightning_effcx
 from lightning_effcx import functional, metrics, paths
@@ -42,14 +43,13 @@ fit_student = partial(functional.fit_student, torch.relu, X)
 WORDS = {
     ("Segment", "between"): (paths.Segment, ["any", "same", "different"]),
     ("Arc", "between"): (paths.Arc, ["any", "same", "different"]),
-    ("jacobian_norm", "of"): (jacobian_norm, ["outputs", "probabilities"]),
-    ("JacobianNorm", "of"): (metrics.JacobianNorm, ["outputs", "probabilities", "both"]),
-    ("fisher_rao_norm", "distribution"): (fisher_rao_norm, ["categorical", "gaussian"]),
-    ("FisherRaoNorm", "distribution"): (metrics.FisherRaoNorm, ["categorical", "gaussian"]),
-    ("lann_complexity", "error"): (lann_complexity, ["propagated", "measured"]),
-    ("LANNComplexity", "error"): (metrics.LANNComplexity, ["propagated", "measured"]),
     ("ComplexityMonitor", "every"): (ComplexityMonitor, ["end"]),
 }
+for contract in CONTRACTS.values():
+    for (name, option), words in contract.words.items():
+        is_class = name == contract.metric.__name__
+        call = contract.metric if is_class else partial(FUNCTIONS[name], torch.nn.Linear(3, 2), X)
+        WORDS[name, option] = (call, words)
 # What the package alone makes, of words of its own.
 INTERNAL = {("Operation", "kind"), ("Schedule", "rule"), ("Site", "kind"), ("Tag", "grain")}
 

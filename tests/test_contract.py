@@ -9,96 +9,28 @@ import numpy as np
 import pytest
 import torch
 from concrete_metrics import CONCRETE
+from contract import with_own
+from contracts import CONTRACTS
 from networks import ZOO, Caching, mlp, specimen
 from torch import nn
 from torch.testing import assert_close
-from torch.utils.data import Dataset
 from torchmetrics import Metric, MetricCollection
 
 from lightning_effcx import metrics, tags
 from lightning_effcx.metrics.shard import Shard
-from lightning_effcx.paths import Arc, Ellipse, Segment
 from lightning_effcx.tags import Tag
 
 pytestmark = pytest.mark.usefixtures("_float64")
 
 
-class Labelled(Dataset):
-    """Samples with labels of a metric's own, besides those of a batch."""
-
-    def __init__(self, x, y) -> None:
-        self.x, self.y = x, y
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, i):
-        return self.x[i], self.y[i]
-
-    def __repr__(self) -> str:
-        return f"{len(self)} samples"
-
-
-OWN = Labelled(torch.randn(12, 4, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3)
-VARIANTS = {
-    "JacobianNorm": [{}, {"of": "probabilities"}, {"of": "both"}, {"directions": 2}],
-    "BoundaryDensity": [{"radius": 4.0, "directions": 4}],
-    "CapacityGap": [
-        {"paths": Segment(count=4, points=2)},
-        {"paths": Ellipse(count=3, points=9)},
-    ],
-    "FisherRaoNorm": [{}, {"empirical": True}, {"distribution": "gaussian"}],
-    "LANNComplexity": [
-        {"tolerance": 0.01},
-        {"tolerance": 0.001, "error": "measured", "share_positions": True},
-    ],
-    "LinearRegions": [
-        {"paths": Segment(count=4, points=2)},
-        {"paths": Segment(count=4, points=3), "budget": 9},
-        {"paths": Ellipse(count=3, points=9)},
-    ],
-    "LinearDeviation": [
-        {"paths": Segment(count=4, points=2)},
-        {"paths": Ellipse(count=3, points=9)},
-    ],
-    "MimicGap": [{"hidden": 8, "steps": 20}, {"bottleneck": 2, "steps": 20, "held_out": 0.5}],
-    "TrainingError": [{"data": OWN}, {"data": OWN, "samples": 9, "epsilon": 0.99}],
-    "TrajectoryGrowth": [
-        {"paths": Segment(count=4, points=9)},
-        {"paths": Ellipse(count=3, points=9), "exact": True},
-    ],
-    "TrajectoryLength": [
-        {"paths": Segment(count=4, points=9), "exact": True},
-        {"paths": Segment(count=4, points=9)},
-        {"paths": Ellipse(count=3, points=9)},
-    ],
-    "Transitions": [
-        {"paths": Segment(count=4, points=9)},
-        {"paths": Arc("same", count=3, points=9)},
-    ],
-}
-# Measures that are no averages over samples: their statistics are variants, without error bars.
-OF_SETS = {"ActivationPatterns", "LANNComplexity"}
+# Specimens without any unit that has a kink, with curves that can be approximated, and the ones
+# that are not piecewise linear, or not for each sample alone.
 WITHOUT_CODES = {"attention", "gelu", "gru", "lstm", "tanh"}
-# Measures of networks with curves, and specimens that have some that can be approximated.
-OF_CURVES = {"LANNComplexity"}
 CURVED = {"gelu", "lenet", "tanh"}
-# Measures of all samples of a batch together.
-OF_BATCHES = {"LANNComplexity", "MimicGap"}
-# Measures that tell more than their average, as variants.
-WITH_VARIANTS = OF_SETS | {"TrainingError"}
-# Measures of networks that are piecewise linear, and specimens that are not, or not by samples.
-EXACT = {"BoundaryDensity", "BoundaryDistance", "CapacityGap", "LinearDeviation", "LinearRegions"}
 NOT_EXACT = {"attention", "functional", "gru", "lstm", "transformer"} | CURVED
 
 
-def is_exact(kind, options) -> bool:
-    return kind.__name__ in EXACT or options.get("exact", False)
-
-
-CASES = [
-    (metric, options) for metric in CONCRETE for options in VARIANTS.get(metric.__name__, [{}])
-]
+CASES = [(metric, options) for metric in CONCRETE for options in CONTRACTS[metric].options]
 EVERY = pytest.mark.parametrize(
     ("kind", "options"), CASES, ids=[f"{kind.__name__}-{options}" for kind, options in CASES]
 )
@@ -109,14 +41,9 @@ WITHOUT_DRAWS = pytest.mark.parametrize(
         (kind, options, cuts)
         for kind, options in CASES
         if not issubclass(kind, metrics.PathMetric) and "directions" not in options
-        for cuts in ([[12]] if kind.__name__ in OF_BATCHES else CUTS)
+        for cuts in ([[12]] if CONTRACTS[kind].pooled else CUTS)
     ],
 )
-
-
-def with_own(options, x, y):
-    """The same options, with these samples in the place of a metric's own."""
-    return options | {"data": Labelled(x, y)} if "data" in options else options
 
 
 def batch(samples: int = 12):
@@ -159,13 +86,8 @@ class Failing(Network):
 def suited(kind, make=Network):
     """A network that the measure holds for."""
     network = make()
-    if kind.__name__ in OF_CURVES:
-        network.activation = torch.tanh
+    network.activation = CONTRACTS[kind].activation()
     return network
-
-
-def activation(kind):
-    return nn.Tanh if kind.__name__ in OF_CURVES else nn.ReLU
 
 
 def traces(network):
@@ -271,9 +193,9 @@ def test_it_takes_networks_of_every_precision(kind, options, dtype):
 def test_it_holds_no_network(kind, options):
     network = nn.Sequential(
         nn.Linear(4, 500),
-        activation(kind)(),
+        CONTRACTS[kind].activation(),
         nn.Linear(500, 500),
-        activation(kind)(),
+        CONTRACTS[kind].activation(),
         nn.Linear(500, 3),
     )
     metric, reference = kind(**options), weakref.ref(network)
@@ -329,7 +251,7 @@ def test_it_may_be_reset_in_inference_mode_and_updated_outside(kind, options):
 
 @EVERY
 def test_a_collection_does_not_merge_it_with_a_sibling(kind, options):
-    network, (x, y) = mlp(4, 8, 3, activation=activation(kind)), batch()
+    network, (x, y) = mlp(4, 8, 3, activation=CONTRACTS[kind].activation), batch()
     siblings = {"one": kind(**options), "other": kind(**options)}
     collection = MetricCollection(siblings)  # with compute groups, as is the default
     for _ in range(2):
@@ -398,7 +320,7 @@ def test_its_keys_are_tags_of_its_name_and_its_values_finite_scalars(kind, optio
     assert next(iter(found)) == metric.name
     for key, score in found.items():
         tag = tags.of_key(key)
-        measure = tag.name.partition(".")[0] if kind.__name__ in WITH_VARIANTS else tag.name
+        measure = tag.name.partition(".")[0] if CONTRACTS[kind].variants else tag.name
         assert measure in {metric.name, *(metric.name + ending for ending in metric.variants)}
         assert tags.parse(str(tag)) == tag
         assert score.shape == ()
@@ -420,7 +342,7 @@ def test_its_error_bar_is_there_where_two_scores_are(kind, options):
     for chosen, n, there in ((options | one_score, samples, False), (options, 12, True)):
         name = kind(**chosen).name
         found = value(kind, chosen, suited(kind), batch(n))
-        assert (Tag(name, "stderr").key in found) == (there and kind.__name__ not in OF_SETS)
+        assert (Tag(name, "stderr").key in found) == (there and CONTRACTS[kind].averages)
 
 
 @EVERY
@@ -456,16 +378,16 @@ def test_it_holds_for_the_whole_zoo_or_says_where_it_does_not(kind, options, nam
     network, x = specimen(name, 9)
     y = torch.arange(9) % 3
     options = with_own(options, x, y)
-    if is_exact(kind, options) and name in NOT_EXACT:
+    if CONTRACTS[kind].is_exact(options) and name in NOT_EXACT:
         with pytest.raises(ValueError, match=r"^site .*: use Transitions"):
             value(kind, options, network, (x, y))
         return
-    if kind.__name__ in OF_CURVES and name not in CURVED:
+    if CONTRACTS[kind].curved and name not in CURVED:
         message = "^site .* is no activation of one|piecewise linear already, so there is nothing"
         with pytest.raises(ValueError, match=message):
             value(kind, options, network, (x, y))
         return
-    if kind.__name__ == "ActivationPatterns" and name in WITHOUT_CODES:
+    if CONTRACTS[kind].kinked and name in WITHOUT_CODES:
         with pytest.raises(ValueError, match="no unit of this network has a kink, its nonlineari"):
             value(kind, options, network, (x, y))
         return
@@ -489,7 +411,11 @@ def test_it_holds_for_a_table_that_was_cached_in_inference_mode(kind, options):
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [case for case in CASES if not is_exact(*case) and case[0].__name__ not in OF_SETS],
+    [
+        (kind, options)
+        for kind, options in CASES
+        if CONTRACTS[kind].averages and not CONTRACTS[kind].is_exact(options)
+    ],
 )
 def test_it_holds_for_float32_kernels_that_know_no_derivatives(kind, options):
     for name in ("transformer", "attention", "lstm", "gru"):

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 from concrete_metrics import CONCRETE
+from contract import with_own
+from contracts import CONTRACTS, FUNCTIONS, takes_paths
 from networks import ZOO, specimen
 from stateful_networks import FORBIDDEN, STATES, STRUCTURES
 from torch import Tensor, nn
@@ -22,60 +24,28 @@ from user_architectures import ARCHITECTURES
 from lightning_effcx import functional, metrics
 from lightning_effcx.network.observe import observing
 from lightning_effcx.network.views import FunctionView
-from lightning_effcx.paths import Segment
 
 SAMPLES = 3
-ARGUMENTS: dict[str, dict[str, Any]] = {
-    "BoundaryDensity": {"directions": 2},
-    "CapacityGap": {"paths": Segment(count=1, points=2)},
-    "LANNComplexity": {"tolerance": 0.5},
-    "LinearDeviation": {"paths": Segment(count=1, points=2)},
-    "LinearRegions": {"paths": Segment(count=1, points=2)},
-    "MimicGap": {"hidden": 2, "steps": 2},
-    "TrajectoryGrowth": {"paths": Segment(count=1, points=3)},
-    "TrajectoryLength": {"paths": Segment(count=1, points=3)},
-    "Transitions": {"paths": Segment(count=1, points=3)},
-}
 Look = Callable[[nn.Module, Tensor], Any]
 
 
 def by_metric(kind: Any) -> Look:
     def look(network: nn.Module, x: Tensor) -> Any:
         y = torch.arange(len(x)) % 2
-        own = {"data": [*zip(x, y, strict=True)]} if kind.__name__ == "TrainingError" else {}
-        metric = kind(**ARGUMENTS.get(kind.__name__, {}), **own)
+        metric = kind(**with_own(CONTRACTS[kind].cheap, x, y))
         metric.update(network, x, y)
         return metric.compute()
 
     return look
 
 
-def on_path(function: Callable[..., Any], **options: Any) -> Look:
-    return lambda network, x: function(network, x[None, :2], **options)
+def by_function(function: Callable[..., Any]) -> Look:
+    if takes_paths(function):
+        return lambda network, x: function(network, x[None, :2])
+    return function
 
 
-FUNCTIONS: dict[str, Look] = {
-    "activation_patterns": functional.activation_patterns,
-    "boundary_density": lambda network, x: functional.boundary_density(
-        network, x, radius=1.0, directions=2, generator=torch.Generator().manual_seed(0)
-    ),
-    "boundary_distance": functional.boundary_distance,
-    "boundary_distance_per_site": functional.boundary_distance_per_site,
-    "estimated_linear_regions": on_path(functional.estimated_linear_regions, share=0.5),
-    "fisher_rao_norm": partial(functional.fisher_rao_norm, distribution="gaussian"),
-    "fit_student": partial(functional.fit_student, hidden=2, steps=2),
-    "jacobian_norm": functional.jacobian_norm,
-    "lann_complexity": partial(functional.lann_complexity, tolerance=0.5),
-    "linear_deviation": on_path(functional.linear_deviation),
-    "linear_regions": on_path(functional.linear_regions),
-    "mimic_gap": lambda network, x: functional.mimic_gap(network, network, x),
-    "nearest_boundaries": functional.nearest_boundaries,
-    "region_capacity": functional.region_capacity,
-    "trajectory_length": on_path(functional.trajectory_length),
-    "transitions": on_path(functional.transitions),
-    "transitions_per_site": on_path(functional.transitions_per_site),
-}
-WITHOUT_NETWORK = {"observed_emc"}
+LOOKS = {name: by_function(function) for name, function in FUNCTIONS.items()}
 METRICS = {kind.__name__: by_metric(kind) for kind in CONCRETE}
 
 
@@ -149,24 +119,24 @@ def test_a_metric_leaves_no_trace(name, measure):
     check(METRICS[measure], network, x, f"{name} {measure}")
 
 
-@pytest.mark.parametrize("measure", FUNCTIONS)
+@pytest.mark.parametrize("measure", LOOKS)
 @EVERY
 def test_a_function_leaves_no_trace_in_what_is_observed(name, measure):
     network, x = NETWORKS[name]()
-    check(observed(FUNCTIONS[measure]), network, x, f"{name} {measure}")
+    check(observed(LOOKS[measure]), network, x, f"{name} {measure}")
 
 
-@pytest.mark.parametrize("measure", FUNCTIONS)
+@pytest.mark.parametrize("measure", LOOKS)
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name.startswith("structure")])
 def test_a_function_alone_gives_every_parameter_and_buffer_back(name, measure):
     network, x = NETWORKS[name]()
     for module in modules_of(network):
         module.training = False
-    check(FUNCTIONS[measure], network, x, f"{name} {measure}", slots_only=True)
+    check(LOOKS[measure], network, x, f"{name} {measure}", slots_only=True)
 
 
 def test_every_exported_metric_and_function_is_looked_at():
     exported = {getattr(functional, name) for name in functional.__all__}
     functions = {f.__name__ for f in exported if not isinstance(f, type)}
-    assert {*FUNCTIONS} == functions - WITHOUT_NETWORK
+    assert {*LOOKS} == functions - {"observed_emc"}  # which is told errors, and sees no network
     assert {*METRICS} <= {*metrics.__all__}

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from contract import Contract
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import Sawtooth, Staircase, mlp, specimen
@@ -11,8 +12,21 @@ from torch.testing import assert_close
 
 from lightning_effcx.functional import Capacity, region_capacity
 from lightning_effcx.metrics import CapacityGap
-from lightning_effcx.paths import Segment
+from lightning_effcx.paths import Ellipse, Segment
 from lightning_effcx.piecewise.lines import pieces
+
+CONTRACTS = [
+    Contract(
+        CapacityGap,
+        options=[
+            {"paths": Segment(count=4, points=2)},
+            {"paths": Ellipse(count=3, points=9)},
+        ],
+        cheap={"paths": Segment(count=1, points=2)},
+        exact=True,
+    ),
+]
+
 
 pytestmark = pytest.mark.usefixtures("_float64")
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from contract import Contract
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import Residual, Sawtooth, linear, mlp
@@ -9,7 +10,20 @@ from torch.testing import assert_close
 from lightning_effcx.functional import linear_deviation
 from lightning_effcx.metrics import LinearDeviation
 from lightning_effcx.metrics.deviation import _mean_norm
-from lightning_effcx.paths import Segment, segment
+from lightning_effcx.paths import Ellipse, Segment, segment
+
+CONTRACTS = [
+    Contract(
+        LinearDeviation,
+        options=[
+            {"paths": Segment(count=4, points=2)},
+            {"paths": Ellipse(count=3, points=9)},
+        ],
+        cheap={"paths": Segment(count=1, points=2)},
+        exact=True,
+    ),
+]
+
 
 pytestmark = pytest.mark.usefixtures("_float64")
 

@@ -1,7 +1,9 @@
 import math
+from functools import partial
 
 import pytest
 import torch
+from contract import Contract
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import ZOO, Custom, linear, mlp, specimen
@@ -14,6 +16,20 @@ from lightning_effcx.functional import fisher_rao_norm
 from lightning_effcx.metrics import FisherRaoNorm, weight_derivative
 from lightning_effcx.metrics.scoring import Scores
 from lightning_effcx.network.observe import observing
+
+CONTRACTS = [
+    Contract(
+        FisherRaoNorm,
+        options=[{}, {"empirical": True}, {"distribution": "gaussian"}],
+        functions={"fisher_rao_norm": partial(fisher_rao_norm, distribution="gaussian")},
+        words={
+            ("FisherRaoNorm", "distribution"): ["categorical", "gaussian"],
+            ("fisher_rao_norm", "distribution"): ["categorical", "gaussian"],
+        },
+        moves=False,
+    ),
+]
+
 
 pytestmark = pytest.mark.usefixtures("_float64")
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from contract import Contract
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import ZOO, Sawtooth, linear, mlp, specimen
@@ -11,6 +12,18 @@ from lightning_effcx.functional import jacobian_norm
 from lightning_effcx.metrics import JacobianNorm
 from lightning_effcx.metrics.draws import Draws
 from lightning_effcx.network.observe import observing
+
+CONTRACTS = [
+    Contract(
+        JacobianNorm,
+        options=[{}, {"of": "probabilities"}, {"of": "both"}, {"directions": 2}],
+        words={
+            ("JacobianNorm", "of"): ["outputs", "probabilities", "both"],
+            ("jacobian_norm", "of"): ["outputs", "probabilities"],
+        },
+    ),
+]
+
 
 pytestmark = pytest.mark.usefixtures("_float64")
 

@@ -1,8 +1,10 @@
 import math
+from functools import partial
 from itertools import combinations
 
 import pytest
 import torch
+from contract import Contract
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import linear, mlp
@@ -13,6 +15,28 @@ from torch.testing import assert_close
 from lightning_effcx.functional import lann_complexity
 from lightning_effcx.metrics import LANNComplexity
 from lightning_effcx.piecewise.lines import pieces
+
+CONTRACTS = [
+    Contract(
+        LANNComplexity,
+        options=[
+            {"tolerance": 0.01},
+            {"tolerance": 0.001, "error": "measured", "share_positions": True},
+        ],
+        cheap={"tolerance": 0.5},
+        functions={"lann_complexity": partial(lann_complexity, tolerance=0.5)},
+        words={
+            ("LANNComplexity", "error"): ["propagated", "measured"],
+            ("lann_complexity", "error"): ["propagated", "measured"],
+        },
+        moves=False,
+        curved=True,
+        pooled=True,
+        averages=False,
+        variants=True,
+    ),
+]
+
 
 pytestmark = pytest.mark.usefixtures("_float64")
 

@@ -1,7 +1,9 @@
 import pickle
+from functools import partial
 
 import pytest
 import torch
+from contract import Contract
 from networks import mlp
 from sklearn.datasets import load_digits
 from torch import nn
@@ -15,6 +17,24 @@ from lightning_effcx.metrics.shard import Shard
 from lightning_effcx.network.calls import Call
 from lightning_effcx.network.capture import capture_network
 from lightning_effcx.network.observe import observing
+
+CONTRACTS = [
+    Contract(
+        MimicGap,
+        options=[
+            {"hidden": 8, "steps": 20},
+            {"bottleneck": 2, "steps": 20, "held_out": 0.5},
+        ],
+        cheap={"hidden": 2, "steps": 2},
+        functions={
+            "fit_student": partial(fit_student, hidden=2, steps=2),
+            "mimic_gap": lambda network, x: mimic_gap(network, network, x),
+        },
+        moves=False,
+        pooled=True,
+    ),
+]
+
 
 pytestmark = pytest.mark.usefixtures("_float64")
 

@@ -2,6 +2,7 @@ import pickle
 
 import pytest
 import torch
+from contract import Contract
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import Staircase, linear, mlp, specimen
@@ -11,6 +12,11 @@ from torch.testing import assert_close
 from torchmetrics import MetricCollection
 
 from lightning_effcx.metrics.patterns import ActivationPatterns, activation_patterns
+
+CONTRACTS = [
+    Contract(ActivationPatterns, moves=False, kinked=True, averages=False, variants=True),
+]
+
 
 pytestmark = pytest.mark.usefixtures("_float64")
 

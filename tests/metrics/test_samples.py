@@ -1,4 +1,3 @@
-import inspect
 import re
 from functools import partial
 
@@ -6,9 +5,11 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
+from concrete_metrics import CONCRETE
+from contract import with_own
+from contracts import CONTRACTS, FUNCTIONS, takes_paths
 from networks import mlp
 
-from lightning_effcx import functional, metrics
 from lightning_effcx.metrics import NetworkMetric
 from lightning_effcx.metrics.samples import check_paths, check_samples
 
@@ -42,26 +43,11 @@ NO_NETWORKS = [
     (torch.nn.ReLU, r"the network is the class ReLU, expected an instance: write ReLU\(\.\.\.\)"),
 ]
 
-METRICS = {
-    kind: partial(kind, **({"data": (X, Y)} if name == "TrainingError" else {}))
-    for name, kind in ((name, getattr(metrics, name)) for name in metrics.__all__)
-    if issubclass(kind, NetworkMetric) and not inspect.isabstract(kind)
-}
+METRICS = {kind: partial(kind, **with_own(CONTRACTS[kind].cheap, X, Y)) for kind in CONCRETE}
 MOVING = [kind for kind in METRICS if kind.moves]
-FUNCTIONS = {
-    "boundary_density": partial(functional.boundary_density, radius=1.0),
-    "estimated_linear_regions": partial(functional.estimated_linear_regions, budget=3),
-    "fit_student": partial(functional.fit_student, hidden=2),
-    "mimic_gap": partial(functional.mimic_gap, NETWORK),
-}
-MEASURES = {
-    name: FUNCTIONS.get(name, getattr(functional, name))
-    for name in functional.__all__
-    if name != "observed_emc" and inspect.isfunction(getattr(functional, name))
-}
-OF_PATHS = [name for name, f in MEASURES.items() if "path" in inspect.signature(f).parameters]
+OF_PATHS = [name for name, function in FUNCTIONS.items() if takes_paths(function)]
 UPDATES = pytest.mark.parametrize("kind", METRICS, ids=lambda kind: kind.__name__)
-CALLS = pytest.mark.parametrize("name", MEASURES)
+CALLS = pytest.mark.parametrize("name", FUNCTIONS)
 
 
 @pytest.fixture(autouse=True)
@@ -116,8 +102,9 @@ def test_a_metric_that_moves_the_input_refuses_whole_numbers(kind):
 
 
 def test_all_that_draw_paths_or_differentiate_by_the_input_move_it():
-    still = {"ActivationPatterns", "FisherRaoNorm", "LANNComplexity", "MimicGap", "TrainingError"}
-    assert {kind.__name__ for kind in METRICS if not kind.moves} == still
+    assert {kind: kind.moves for kind in METRICS} == {
+        kind: contract.moves for kind, contract in CONTRACTS.items()
+    }
 
 
 def test_a_metric_of_the_users_own_is_checked_as_well():
@@ -138,9 +125,9 @@ def test_a_metric_of_the_users_own_is_checked_as_well():
 def test_every_function_refuses_what_is_no_network(name):
     x = PATH if name in OF_PATHS else X
     for given, message in NO_NETWORKS[:2] + NO_NETWORKS[3:]:
-        assert_refused(lambda g=given: MEASURES[name](g, x), given, TypeError, message)
+        assert_refused(lambda g=given: FUNCTIONS[name](g, x), given, TypeError, message)
     swapped = r"the network is float32 \(.*\) and the samples are a Sequential: expected the netw"
-    assert_refused(lambda: MEASURES[name](x, NETWORK), "swapped", TypeError, swapped)
+    assert_refused(lambda: FUNCTIONS[name](x, NETWORK), "swapped", TypeError, swapped)
 
 
 @CALLS
@@ -148,7 +135,7 @@ def test_every_function_refuses_what_is_no_tensor(name):
     argument = "path" if name in OF_PATHS else "x"
     for given, message in NO_TENSORS:
         expected = f"^{argument} {message.format(argument)}"
-        assert_refused(lambda g=given: MEASURES[name](NETWORK, g), given, TypeError, expected)
+        assert_refused(lambda g=given: FUNCTIONS[name](NETWORK, g), given, TypeError, expected)
 
 
 @CALLS
@@ -156,10 +143,10 @@ def test_every_function_refuses_samples_that_are_none(name):
     if name in OF_PATHS:
         for path in (X[:, 0], PATH[:0], PATH[:, :0], TOKENS[:, None]):
             message = r"path is (float32|int64) \(.*\): expected one or more floating-point pat"
-            assert_refused(lambda p=path: MEASURES[name](NETWORK, p), path, ValueError, message)
+            assert_refused(lambda p=path: FUNCTIONS[name](NETWORK, p), path, ValueError, message)
     else:
         message = r"x has no samples, expected at least one sample\."
-        assert_refused(lambda: MEASURES[name](NETWORK, X[:0]), "none", ValueError, message)
+        assert_refused(lambda: FUNCTIONS[name](NETWORK, X[:0]), "none", ValueError, message)
 
 
 def test_what_is_right_passes():

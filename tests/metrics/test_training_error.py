@@ -2,6 +2,7 @@ import pickle
 
 import pytest
 import torch
+from contract import Contract, Labelled
 from networks import linear, mlp
 from torch import nn
 from torch.testing import assert_close
@@ -14,6 +15,18 @@ from lightning_effcx.metrics.shard import Shard
 from lightning_effcx.network.calls import Call
 from lightning_effcx.network.capture import capture_network
 from lightning_effcx.network.observe import observing
+
+OWN = Labelled(torch.randn(12, 4, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3)
+CONTRACTS = [
+    Contract(
+        TrainingError,
+        options=[{"data": OWN}, {"data": OWN, "samples": 9, "epsilon": 0.99}],
+        cheap={"data": OWN},
+        moves=False,
+        variants=True,
+    ),
+]
+
 
 pytestmark = pytest.mark.usefixtures("_float64")
 

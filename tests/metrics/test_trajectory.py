@@ -3,6 +3,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from contract import Contract
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import ZOO, Sawtooth, linear, mlp, specimen
@@ -12,7 +13,28 @@ from torch.testing import assert_close
 from lightning_effcx.functional import trajectory_length
 from lightning_effcx.metrics import TrajectoryGrowth, TrajectoryLength
 from lightning_effcx.network.observe import observing
-from lightning_effcx.paths import OriginLine, Segment, arc, segment
+from lightning_effcx.paths import Ellipse, OriginLine, Segment, arc, segment
+
+CONTRACTS = [
+    Contract(
+        TrajectoryGrowth,
+        options=[
+            {"paths": Segment(count=4, points=9)},
+            {"paths": Ellipse(count=3, points=9), "exact": True},
+        ],
+        cheap={"paths": Segment(count=1, points=3)},
+    ),
+    Contract(
+        TrajectoryLength,
+        options=[
+            {"paths": Segment(count=4, points=9), "exact": True},
+            {"paths": Segment(count=4, points=9)},
+            {"paths": Ellipse(count=3, points=9)},
+        ],
+        cheap={"paths": Segment(count=1, points=3)},
+    ),
+]
+
 
 pytestmark = pytest.mark.usefixtures("_float64")
 
