@@ -51,7 +51,13 @@ for contract in CONTRACTS.values():
         call = contract.metric if is_class else partial(FUNCTIONS[name], torch.nn.Linear(3, 2), X)
         WORDS[name, option] = (call, words)
 # What the package alone makes, of words of its own.
-INTERNAL = {("Operation", "kind"), ("Schedule", "rule"), ("Site", "kind"), ("Tag", "grain")}
+INTERNAL = {
+    ("Choice", "of"),
+    ("Operation", "kind"),
+    ("Schedule", "rule"),
+    ("Site", "kind"),
+    ("Tag", "grain"),
+}
 
 COUNTS = {  # by the least
     1: [

@@ -21,7 +21,7 @@ from lightning_effcx.network import Network, differentiating, in_precision, to_p
 from lightning_effcx.piecewise.passes import Pass
 from lightning_effcx.piecewise.rows import Rows
 from lightning_effcx.piecewise.winners import contest
-from lightning_effcx.tracing import Call, Operation
+from lightning_effcx.tracing import Operation, OperatorCall
 
 _ROUNDING = 1e-13  # relative to the largest value at zero: smaller derivatives are none
 
@@ -92,7 +92,7 @@ class AffineExtension(Pass):
         super().__init__(rows, batch)
 
     @override
-    def _bend(self, call: Call, name: str) -> Tensor:
+    def _bend(self, call: OperatorCall, name: str) -> Tensor:
         call = self.followed.bring_call(call, 0)
         operation = self._read(call)
         first, *others = call.args
@@ -116,7 +116,7 @@ class AffineExtension(Pass):
         return torch.cat([run(z), (self._moves(operation.z) * slope).flatten(0, 1)])
 
     @override
-    def _choose(self, call: Call, name: str) -> Any:
+    def _choose(self, call: OperatorCall, name: str) -> Any:
         call = self.followed.bring_call(call, 0)
         out = call.run()
         operation = self._read(call)

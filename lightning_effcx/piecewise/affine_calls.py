@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_effcx.piecewise.followed import Followed
 from lightning_effcx.tracing import (
-    Call,
+    OperatorCall,
     deciding,
     keeps_samples_apart,
     mixing,
@@ -19,7 +19,7 @@ from lightning_effcx.tracing import (
 _FEW = 32  # rows
 
 
-def run_affine(call: Call, followed: Followed) -> Any:
+def run_affine(call: OperatorCall, followed: Followed) -> Any:
     """Run an affine call at the latest rows of its operands; register what it returns.
 
     Raises:
@@ -41,7 +41,7 @@ def run_affine(call: Call, followed: Followed) -> Any:
     return followed.put(call, out, call.name, version)
 
 
-def _run(brought: Call, call: Call, followed: Followed, version: int) -> Any:
+def _run(brought: OperatorCall, call: OperatorCall, followed: Followed, version: int) -> Any:
     operator = operator_of(call.func)
     first, *rest = brought.args
     if operator.is_sized:

@@ -18,7 +18,7 @@ from lightning_effcx.piecewise.crossings import FindCrossings, find_crossings
 from lightning_effcx.piecewise.passes import Pass
 from lightning_effcx.piecewise.rows import Rows
 from lightning_effcx.piecewise.winners import find_changes, find_ties
-from lightning_effcx.tracing import Call, Operation
+from lightning_effcx.tracing import Operation, OperatorCall
 
 Measure: TypeAlias = Callable[[str, Rows, Tensor], Tensor | None]
 """Maps a site, the rows so far and its values `(r, v)` there, which are affine between them, to one
@@ -130,7 +130,7 @@ class Engine(Pass):
         self._measure(name, values)
 
     @override
-    def _bend(self, call: Call, name: str) -> Tensor:
+    def _bend(self, call: OperatorCall, name: str) -> Tensor:
         call = self.followed.bring_call(call, self.rows.version)
         operation = self._read(call)
         z, kinks = self._by_row(operation.z), operation.kinks
@@ -161,7 +161,7 @@ class Engine(Pass):
         return pinned
 
     @override
-    def _choose(self, call: Call, name: str) -> Any:
+    def _choose(self, call: OperatorCall, name: str) -> Any:
         """Refine until the winner of every window changes at ties only."""
         call = self.followed.bring_call(call, self.rows.version)
         while True:

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
 from lightning_effcx.piecewise.rows import Rows
-from lightning_effcx.tracing import Call, mixing, tensors, writing_into_a_part
+from lightning_effcx.tracing import OperatorCall, mixing, tensors, writing_into_a_part
 
 
 class Followed:
@@ -56,7 +56,7 @@ class Followed:
             return brought
         return arguments.to(self.dtype) if arguments.is_floating_point() else arguments
 
-    def bring_call(self, call: Call, version: int) -> Call:
+    def bring_call(self, call: OperatorCall, version: int) -> OperatorCall:
         """Return a call with its arguments brought to the rows of `version`."""
         args, kwargs = self.bring((call.args, call.kwargs), version)
         return replace(call, args=args, kwargs=kwargs)
@@ -65,7 +65,7 @@ class Followed:
         """Return a tensor that depends on x at the rows of the start."""
         return self.rows.first(tensor, self.versions[tensor])
 
-    def put(self, call: Call, out: Any, name: str, version: int) -> Any:
+    def put(self, call: OperatorCall, out: Any, name: str, version: int) -> Any:
         """Register what a call returned; if it works in place, in the tensor that it writes to."""
         if call.is_in_place():
             self._overwrite(call.args[0], out, name, version)

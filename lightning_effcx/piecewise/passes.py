@@ -28,10 +28,10 @@ from lightning_effcx.piecewise.python_calls import PythonCalls, writes
 from lightning_effcx.piecewise.rows import Rows
 from lightning_effcx.piecewise.unfollowed import Unfollowed
 from lightning_effcx.tracing import (
-    Call,
     Leaving,
     Lineage,
     Operation,
+    OperatorCall,
     RefusedError,
     SiteNames,
     check_continuous,
@@ -111,11 +111,11 @@ class Pass(TorchDispatchMode, ABC):
     # -- for subclasses
 
     @abstractmethod
-    def _bend(self, call: Call, name: str) -> Tensor:
+    def _bend(self, call: OperatorCall, name: str) -> Tensor:
         """Return what units with kinks make of all rows, of which there may be more afterwards."""
 
     @abstractmethod
-    def _choose(self, call: Call, name: str) -> Any:
+    def _choose(self, call: OperatorCall, name: str) -> Any:
         """Return what a maximum makes of all rows, of which there may be more afterwards."""
 
     def _enter(self, name: str) -> None:
@@ -124,7 +124,7 @@ class Pass(TorchDispatchMode, ABC):
     def _leave(self, name: str, values: Tensor) -> None:
         """Go on from a nonlinearity with these values."""
 
-    def _read(self, call: Call) -> Operation:
+    def _read(self, call: OperatorCall) -> Operation:
         """Return the operation of a call that is known to be none of the affine ones."""
         operation = nonlinearity(call)
         assert operation is not None  # noqa: S101 it was one before its operands were brought here
@@ -139,7 +139,7 @@ class Pass(TorchDispatchMode, ABC):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         del types
-        call = Call(func, args, kwargs or {}, self.followed.depends)
+        call = OperatorCall(func, args, kwargs or {}, self.followed.depends)
         self._origins = self.lineage.of(args, kwargs)
         if not self._origins and not call.operands:
             return call.run()
@@ -153,7 +153,7 @@ class Pass(TorchDispatchMode, ABC):
             self.lineage.add(self._origins, out)  # also of noise that has only the shape of x
         return out
 
-    def _run(self, call: Call) -> Any:
+    def _run(self, call: OperatorCall) -> Any:
         """Run a call; follow its result, if that can be."""
         if self._is_unfollowed():
             self._name(call)
@@ -176,7 +176,7 @@ class Pass(TorchDispatchMode, ABC):
         self._refused.append(refusal)
         self._origins |= {refusal}
 
-    def _follow(self, call: Call) -> Any:
+    def _follow(self, call: OperatorCall) -> Any:
         operands = list(tensors(call.args, call.kwargs))
         if any(operand in self.followed.indices for operand in operands):
             return self._rearrange_indices(call)
@@ -202,7 +202,7 @@ class Pass(TorchDispatchMode, ABC):
         self._leave(name, out if isinstance(out, Tensor) else out[0])
         return out
 
-    def _rearrange_indices(self, call: Call) -> Any:
+    def _rearrange_indices(self, call: OperatorCall) -> Any:
         """Let the indices of what was chosen be rearranged, but nothing else be made of them."""
         out = None if call.operands else call.run()
         made = list(tensors(out))
@@ -211,7 +211,7 @@ class Pass(TorchDispatchMode, ABC):
         self.followed.indices.update(dict.fromkeys(made, True))
         return out
 
-    def _name(self, call: Call) -> None:
+    def _name(self, call: OperatorCall) -> None:
         """Name a nonlinearity that is not followed as it would be named if it were."""
         if not any(map(self._is_number, tensors(call.args, call.kwargs))):
             return

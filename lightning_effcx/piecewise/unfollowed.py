@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from lightning_effcx.piecewise.followed import Followed
-from lightning_effcx.tracing import Call, Lineage, operator_of
+from lightning_effcx.tracing import Lineage, OperatorCall, operator_of
 
 
 class Unfollowed:
@@ -26,7 +26,7 @@ class Unfollowed:
         self.followed = followed
         self.lineage = lineage
 
-    def run(self, call: Call) -> Any:
+    def run(self, call: OperatorCall) -> Any:
         """Run a call; a tensor that the pass follows is left as it is if the call writes to it."""
         targets = {id(target) for target in call.written()}
         originals: dict[int, Tensor] = {}
@@ -57,7 +57,7 @@ class Unfollowed:
         self.lineage.copied(copy, tensor)
         return copy
 
-    def _run(self, call: Call) -> Any:
+    def _run(self, call: OperatorCall) -> Any:
         operator, (first, *rest) = operator_of(call.func), call.args or (None,)
         if operator.is_sized:
             size = self._resized(rest[0])
@@ -77,6 +77,6 @@ class Unfollowed:
         return size
 
 
-def _returns_views(call: Call) -> bool:
+def _returns_views(call: OperatorCall) -> bool:
     """Tell whether the result of a call may share the memory of its arguments."""
     return any(returned.alias_info is not None for returned in call.func._schema.returns)  # noqa: SLF001

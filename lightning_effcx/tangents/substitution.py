@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_effcx.network import Network, differentiating, evaluate, to_precision
 from lightning_effcx.tangents.piecewise_linear import PiecewiseLinear
-from lightning_effcx.tracing import Call, Follower, Leaving, Operation, as_one, tensors
+from lightning_effcx.tracing import Follower, Leaving, Operation, OperatorCall, as_one, tensors
 
 _NUMBERS = 2**22  # at most so many numbers in one tensor while two networks are compared
 
@@ -62,7 +62,7 @@ class _Substitution(Follower):
         super().__init__(x)
         self.lines = lines
 
-    def run(self, operation: Operation, call: Call) -> tuple[Any, str]:
+    def run(self, operation: Operation, call: OperatorCall) -> tuple[Any, str]:
         z = operation.z
         if operation.kind != "curve":
             out = call.run()

@@ -4,8 +4,8 @@ from lightning_effcx.tracing.custom_activations import as_one
 from lightning_effcx.tracing.dispatch import Follower
 from lightning_effcx.tracing.lineage import Leaving, Lineage
 from lightning_effcx.tracing.operators import (
-    Call,
     Operation,
+    OperatorCall,
     check_continuous,
     keeps_samples_apart,
     nonlinearity,
@@ -23,11 +23,11 @@ from lightning_effcx.tracing.site_names import SiteNames, without_wrappers
 from lightning_effcx.tracing.units import Site, find_sites, listen, without_units
 
 __all__ = [
-    "Call",
     "Follower",
     "Leaving",
     "Lineage",
     "Operation",
+    "OperatorCall",
     "RefusedError",
     "Site",
     "SiteNames",

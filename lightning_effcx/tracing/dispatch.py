@@ -8,7 +8,13 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_effcx.tracing.lineage import Lineage
-from lightning_effcx.tracing.operators import Call, Operation, nonlinearity, operator_of, tensors
+from lightning_effcx.tracing.operators import (
+    Operation,
+    OperatorCall,
+    nonlinearity,
+    operator_of,
+    tensors,
+)
 from lightning_effcx.tracing.site_names import SiteNames
 
 
@@ -40,7 +46,7 @@ class Follower(TorchDispatchMode):
         return needed
 
     @abstractmethod
-    def run(self, operation: Operation, call: Call) -> tuple[Any, str]:
+    def run(self, operation: Operation, call: OperatorCall) -> tuple[Any, str]:
         """Run a nonlinear call; return its result, and the name of its site if it is one."""
 
     def __torch_dispatch__(
@@ -51,12 +57,12 @@ class Follower(TorchDispatchMode):
         origins = self.lineage.of(args, kwargs)
         if not self.following or not origins:
             return func(*args, **kwargs)
-        call = Call(func, args, kwargs, self._depends)
+        call = OperatorCall(func, args, kwargs, self._depends)
         out, site = self._follow(call)
         self.lineage.add_call(call, out, origins | {site} if site else origins)
         return out
 
-    def _follow(self, call: Call) -> tuple[Any, str]:
+    def _follow(self, call: OperatorCall) -> tuple[Any, str]:
         if not call.operands:
             return call.run(), ""  # such as of comparisons, which are no numbers
         operation = nonlinearity(call)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
-from lightning_effcx.tracing.operators import Call, operator_of, tensors
+from lightning_effcx.tracing.operators import OperatorCall, operator_of, tensors
 
 # Calls that take numbers out of torch, where nobody can follow them.
 _LEAVING = frozenset(
@@ -64,7 +64,7 @@ class Lineage:
         storage = _storage(copy)
         self._originals[storage.cdata] = storage, _storage(original).cdata
 
-    def add_call(self, call: Call, out: Any, origins: frozenset[Any]) -> None:
+    def add_call(self, call: OperatorCall, out: Any, origins: frozenset[Any]) -> None:
         """Note the origins of what a call returned and of what it wrote to."""
         operator = operator_of(call.func)
         if operator.is_fresh:

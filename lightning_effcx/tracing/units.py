@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from lightning_effcx.network import Network, evaluate
 from lightning_effcx.tracing.dispatch import Follower
 from lightning_effcx.tracing.lineage import Leaving
-from lightning_effcx.tracing.operators import Call, Kind, Operation, tensors
+from lightning_effcx.tracing.operators import Kind, Operation, OperatorCall, tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +158,7 @@ class _Listener(Follower):
         self.pending: list[Site] = []
         self.recording = torch.is_grad_enabled()  # which is off inside of Python's own operators
 
-    def run(self, operation: Operation, call: Call) -> tuple[Any, str]:
+    def run(self, operation: Operation, call: OperatorCall) -> tuple[Any, str]:
         if call.is_in_place():  # such as relu_, or copy_ into a buffer
             operation = replace(operation, z=operation.z.clone())
         out = call.run()

@@ -9,7 +9,7 @@ Each file holds one thing:
 * `operation`: what one call that is not affine does, read from the table.
 """
 
-from lightning_effcx.tracing.operators.calls import Call, tensors
+from lightning_effcx.tracing.operators.calls import OperatorCall, tensors
 from lightning_effcx.tracing.operators.operation import (
     Kind,
     Operation,
@@ -26,11 +26,11 @@ from lightning_effcx.tracing.operators.table import (
 
 __all__ = [
     "TABLE",
-    "Call",
     "Choice",
     "Kind",
     "Operation",
     "Operator",
+    "OperatorCall",
     "check_continuous",
     "keeps_samples_apart",
     "nonlinearity",

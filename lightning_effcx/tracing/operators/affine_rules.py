@@ -6,13 +6,13 @@ is instead: an operation with kinks, a choice, a curve, or something else.
 
 import torch
 
-from lightning_effcx.tracing.operators.calls import Call, Rule
+from lightning_effcx.tracing.operators.calls import OperatorCall, Rule
 
 
 def in_one_of(*names: str) -> Rule:
     """Hold where at most one of these arguments depends on the input, as one factor of `mul`."""
 
-    def rule(call: Call) -> bool:
+    def rule(call: OperatorCall) -> bool:
         return sum(call.depends(call.given[name]) for name in names) <= 1
 
     return rule
@@ -21,7 +21,7 @@ def in_one_of(*names: str) -> Rule:
 def unless(*names: str) -> Rule:
     """Hold where none of these arguments depends on the input, such as the divisor of `div`."""
 
-    def rule(call: Call) -> bool:
+    def rule(call: OperatorCall) -> bool:
         return not any(call.depends(call.given.get(name)) for name in names)
 
     return rule
@@ -30,40 +30,40 @@ def unless(*names: str) -> Rule:
 def without(name: str) -> Rule:
     """Hold where this argument is not given, such as `rounding_mode`."""
 
-    def rule(call: Call) -> bool:
+    def rule(call: OperatorCall) -> bool:
         return call.given.get(name) is None
 
     return rule
 
 
-def exact_quotient(call: Call) -> bool:
+def exact_quotient(call: OperatorCall) -> bool:
     """Hold where a division does not round, and its divisor does not depend on the input."""
     return without("rounding_mode")(call) and unless("other")(call)
 
 
-def in_eval_mode(call: Call) -> bool:
+def in_eval_mode(call: OperatorCall) -> bool:
     """Hold where a batch normalisation uses statistics from before, which do not depend on x."""
     has_statistics = call.given.get("running_var") is not None
     is_training = call.given.get("training", False)
     return has_statistics and not is_training and unless("weight", "running_var")(call)
 
 
-def is_pointwise(call: Call) -> bool:
+def is_pointwise(call: OperatorCall) -> bool:
     """Hold where torch itself says that the operator maps every entry alone."""
     return torch.Tag.pointwise in call.func.tags
 
 
-def makes_integers(call: Call) -> bool:
+def makes_integers(call: OperatorCall) -> bool:
     """Hold where a copy has whole numbers or truth values instead of what is copied."""
     dtype = call.given.get("dtype")
     return not (dtype is None or dtype.is_floating_point or dtype.is_complex)
 
 
-def is_training(call: Call) -> bool:
+def is_training(call: OperatorCall) -> bool:
     """Hold where a dropout is active."""
     return call.given["train"] is not False
 
 
-def jumps_at_its_threshold(call: Call) -> bool:
+def jumps_at_its_threshold(call: OperatorCall) -> bool:
     """Hold where `threshold` puts another value in place of small ones than its threshold."""
     return call.given["value"] != call.given["threshold"]

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_effcx.tracing.operators.calls import Call, Rule, tensors
+from lightning_effcx.tracing.operators.calls import OperatorCall, Rule, tensors
 
 _WHOLE = 2**62  # more samples than there are: the end of a slice that takes all
 
 
-def elementwise(call: Call) -> bool:
+def elementwise(call: OperatorCall) -> bool:
     """Hold where the operands that depend on the input have as many dimensions as the result.
 
     Broadcasting aligns the last dimensions. So `x - m` with `x` of shape `(n, n)` and `m` of shape
@@ -29,7 +29,7 @@ def elementwise(call: Call) -> bool:
     return all(operand.dim() == dims for operand in call.operands)
 
 
-def in_order(call: Call) -> bool:
+def in_order(call: OperatorCall) -> bool:
     """Hold for every call: the numbers of the result are those of the operand in the same order.
 
     So the result has one sample after the other, perhaps with several entries of dimension 0 for
@@ -49,7 +49,7 @@ def along(*names: str, added: int = 0, none_is_all: bool = True) -> Rule:
         none_is_all: Whether no dimension at all means all of them.
     """
 
-    def rule(call: Call) -> bool:
+    def rule(call: OperatorCall) -> bool:
         dims = [dim for name in names for dim in _listed(call.given.get(name))]
         if not dims:
             return not none_is_all
@@ -62,7 +62,7 @@ def along(*names: str, added: int = 0, none_is_all: bool = True) -> Rule:
 def in_last(count: int) -> Rule:
     """Hold where the operand has more than the last `count` dimensions, on which operators work."""
 
-    def rule(call: Call) -> bool:
+    def rule(call: OperatorCall) -> bool:
         return all(operand.dim() > count for operand in call.operands)
 
     return rule
@@ -76,14 +76,14 @@ def only_in(*names: str, dims: int = 1) -> Rule:
         dims: How many dimensions they have at least.
     """
 
-    def rule(call: Call) -> bool:
+    def rule(call: OperatorCall) -> bool:
         allowed = {id(call.given[name]) for name in names}
         return all(id(each) in allowed and each.dim() >= dims for each in call.operands)
 
     return rule
 
 
-def matmul(call: Call) -> bool:
+def matmul(call: OperatorCall) -> bool:
     """Hold where samples are rows of the first factor, or batches of matrices."""
     first, second = call.given["self"], call.given["other"]
     if call.depends(first):
@@ -91,36 +91,36 @@ def matmul(call: Call) -> bool:
     return second.dim() >= max(3, first.dim())
 
 
-def permute(call: Call) -> bool:
+def permute(call: OperatorCall) -> bool:
     """Hold where dimension 0 stays the first."""
     dims = call.given["dims"]
     return not dims or dims[0] % len(dims) == 0
 
 
-def transpose(call: Call) -> bool:
+def transpose(call: OperatorCall) -> bool:
     """Hold where dimension 0 is not exchanged with another one."""
     dims = {call.given[name] % max(1, call.operands[0].dim()) for name in ("dim0", "dim1")}
     return len(dims) == 1 or 0 not in dims
 
 
-def t(call: Call) -> bool:
+def t(call: OperatorCall) -> bool:
     """Hold where there is no second dimension to exchange."""
     return call.operands[0].dim() == 1
 
 
-def expand(call: Call) -> bool:
+def expand(call: OperatorCall) -> bool:
     """Hold where no dimension comes before the samples, and one sample is not made many."""
     (operand, *_), size = call.operands, call.given["size"]
     return len(size) == operand.dim() > 0 and (len(operand) != 1 or size[0] in {-1, 1})
 
 
-def repeat(call: Call) -> bool:
+def repeat(call: OperatorCall) -> bool:
     """Hold where the samples are there once, and no dimension comes before them."""
     (operand, *_), repeats = call.operands, call.given["repeats"]
     return len(repeats) == operand.dim() > 0 and repeats[0] == 1
 
 
-def tile(call: Call) -> bool:
+def tile(call: OperatorCall) -> bool:
     """Hold where the samples are there once; `tile` leaves the dimensions alone that it lacks."""
     (operand, *_), repeats = call.operands, call.given["dims"]
     if len(repeats) < operand.dim():
@@ -128,19 +128,19 @@ def tile(call: Call) -> bool:
     return len(repeats) == operand.dim() > 0 and repeats[0] == 1
 
 
-def constant_pad(call: Call) -> bool:
+def constant_pad(call: OperatorCall) -> bool:
     """Hold where nothing is put before or after the samples; the last dimension comes first."""
     return not any(call.given["pad"][2 * (call.operands[0].dim() - 1) :])
 
 
-def part(call: Call) -> bool:
+def part(call: OperatorCall) -> bool:
     """Hold where a slice is of another dimension, or takes all samples."""
     start, end, step = (call.given[name] for name in ("start", "end", "step"))
     takes_all = not start and (end is None or end >= _WHOLE) and step == 1
     return takes_all or call.given["dim"] % max(1, call.operands[0].dim()) != 0
 
 
-def index(call: Call) -> bool:
+def index(call: OperatorCall) -> bool:
     """Hold where the indices are of later dimensions, next to each other.
 
     Where they are not, torch puts the indexed dimensions before the samples.
@@ -149,7 +149,7 @@ def index(call: Call) -> bool:
     return not places or (places[0] > 0 and places[-1] - places[0] == len(places) - 1)
 
 
-def index_put(call: Call) -> bool:
+def index_put(call: OperatorCall) -> bool:
     """Hold where each sample gets its own values at the same indices, or one number by a mask."""
     indices, values = call.given["indices"], call.given["values"]
     if not index(call):

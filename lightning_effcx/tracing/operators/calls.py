@@ -30,7 +30,7 @@ def operator_name(func: Any) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Call:
+class OperatorCall:
     """One call of an operator, as `__torch_dispatch__` gets it.
 
     Attributes:
@@ -76,17 +76,17 @@ class Call:
         return [self.given[name] for name in _written_names(self.func) if name in self.given]
 
 
-Rule: TypeAlias = Callable[[Call], bool]
+Rule: TypeAlias = Callable[[OperatorCall], bool]
 """Tells whether something holds for a call."""
 
 
-def always(call: Call) -> bool:
+def always(call: OperatorCall) -> bool:
     """Hold for every call."""
     del call
     return True
 
 
-def never(call: Call) -> bool:
+def never(call: OperatorCall) -> bool:
     """Hold for no call."""
     del call
     return False

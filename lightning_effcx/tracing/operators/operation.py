@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_effcx.tracing.operators.affine_rules import in_eval_mode
-from lightning_effcx.tracing.operators.calls import Call
+from lightning_effcx.tracing.operators.calls import OperatorCall
 from lightning_effcx.tracing.operators.table import NO_CHOICE, Choice, Operator, operator_of
 from lightning_effcx.tracing.refusals import jumping, not_piecewise_linear
 
@@ -48,7 +48,7 @@ class Operation:
     apply: Callable[[Tensor], Tensor] | None = None
 
 
-def nonlinearity(call: Call) -> Operation | None:
+def nonlinearity(call: OperatorCall) -> Operation | None:
     """Return the nonlinear operation that a call is; `None` if it is affine.
 
     Args:
@@ -91,7 +91,7 @@ def check_continuous(name: str, operation: Operation) -> None:
     )
 
 
-def _as_function(call: Call, z: Tensor) -> Callable[[Tensor], Tensor] | None:
+def _as_function(call: OperatorCall, z: Tensor) -> Callable[[Tensor], Tensor] | None:
     """Return a pointwise call as a function of its operand alone, which never writes in place."""
     rest = [a for a in call.args if isinstance(a, Tensor) and a is not z]
     places = [index for index, a in enumerate(call.args) if a is z]
@@ -110,7 +110,7 @@ def _as_function(call: Call, z: Tensor) -> Callable[[Tensor], Tensor] | None:
     return apply
 
 
-def _complete(choice: Choice, call: Call, z: Tensor) -> Choice:
+def _complete(choice: Choice, call: OperatorCall, z: Tensor) -> Choice:
     """Return what the table says of a choice together with what the call says."""
     dim = call.given.get("dim", ())
     dims = (dim,) if isinstance(dim, int) else tuple(dim)
@@ -129,7 +129,7 @@ def _count_elements(choice: Choice, given: dict[str, Any], z: Tensor, dims: tupl
     return math.prod(z.shape[dim] for dim in dims or range(z.dim()))
 
 
-def _bend(operator: Operator, call: Call, operands: list[Tensor]) -> Operation:
+def _bend(operator: Operator, call: OperatorCall, operands: list[Tensor]) -> Operation:
     """Return an operation with kinks. If a kink is a tensor, the units are the differences."""
     z = call.given["self"]
     if any(call.given.get("weight") is operand for operand in operands):

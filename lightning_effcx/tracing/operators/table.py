@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from lightning_effcx.tracing.operators import affine_rules
 from lightning_effcx.tracing.operators import batch_rules as batch
-from lightning_effcx.tracing.operators.calls import Call, Rule, always, never, operator_name
+from lightning_effcx.tracing.operators.calls import OperatorCall, Rule, always, never, operator_name
 
 
 @dataclass(frozen=True)
@@ -271,6 +271,6 @@ def operator_of(func: Any) -> Operator:
     return TABLE.get(operator_name(func), _UNKNOWN)
 
 
-def keeps_samples_apart(call: Call) -> bool:
+def keeps_samples_apart(call: OperatorCall) -> bool:
     """Tell whether each sample of a call's result is made from the same sample of its operands."""
     return operator_of(call.func).samples(call)

@@ -14,7 +14,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_effcx.piecewise.lines import pieces
 from lightning_effcx.tracing.lineage import Lineage
-from lightning_effcx.tracing.operators import TABLE, Call, keeps_samples_apart, operator_of, tensors
+from lightning_effcx.tracing.operators import (
+    TABLE,
+    OperatorCall,
+    keeps_samples_apart,
+    operator_of,
+    tensors,
+)
 from lightning_effcx.tracing.operators.calls import always, never
 
 aten = torch.ops.aten
@@ -130,12 +136,12 @@ def depends(argument):
     ("func", "args"), [(c[0], c[1:]) for c in EACH_BY_ITSELF.values()], ids=EACH_BY_ITSELF
 )
 def test_calls_that_treat_each_sample_by_itself_are_known(func, args):
-    assert keeps_samples_apart(Call(func, args, {}, depends))
+    assert keeps_samples_apart(OperatorCall(func, args, {}, depends))
 
 
 @pytest.mark.parametrize(("func", "args"), [(c[0], c[1:]) for c in ACROSS.values()], ids=ACROSS)
 def test_calls_across_samples_are_known(func, args):
-    assert not keeps_samples_apart(Call(func, args, {}, depends))
+    assert not keeps_samples_apart(OperatorCall(func, args, {}, depends))
 
 
 # Every operator that is affine for some call
@@ -163,7 +169,7 @@ class Judge(TorchDispatchMode):
         return bool(self.lineage.of(argument))
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        call = Call(func, args, kwargs or {}, self.depends)
+        call = OperatorCall(func, args, kwargs or {}, self.depends)
         self.names.add(call.name)
         out = call.run()
         if call.operands:
