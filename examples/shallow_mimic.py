@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lightning_effcx.compare.formats import width_of
-from lightning_effcx.studies.mimic_study import mimic
+from lightning_effcx.studies import mimic
 
 SIZES = (2, 4, 8, 16, 32, 64, 128, 256)
 WRONG = 0.2
