@@ -19,6 +19,7 @@ def tensors(*arguments: Any) -> Iterator[Tensor]:
             yield from tensors(*argument.values())
 
 
+@cache  # every call of a pass asks for it several times
 def operator_name(func: Any) -> str:
     """Return the name of an operator, the same for its in-place and its internal forms.
 

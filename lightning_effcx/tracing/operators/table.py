@@ -6,6 +6,7 @@ to know more refuses it, and an operator of tomorrow is refused rather than miss
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from lightning_effcx.tracing.operators import affine_rules
@@ -266,6 +267,7 @@ TABLE: dict[str, Operator] = {
 _UNKNOWN = Operator()
 
 
+@cache  # every call of a pass asks for it several times
 def operator_of(func: Any) -> Operator:
     """Return what the table says of an operator, as `__torch_dispatch__` gets it."""
     return TABLE.get(operator_name(func), _UNKNOWN)
