@@ -38,7 +38,7 @@ def test_regions_on_segments_are_as_many_as_a_line_camera_sees(widths):
 @pytest.mark.parametrize("widths", SHAPES)
 def test_images_of_segments_are_as_long_as_a_line_camera_sees(widths):
     network, path = mlp(*widths), torch.randn(8, 2, widths[0])
-    measured = pieces(network, path, measure=lambda _, __, v: lengths(v)).measured
+    measured = pieces(network, path, integrate=lambda _, __, v: lengths(v)).integrals
     for index, segment in enumerate(path):
         camera = cam_1d(*segment)
         camera.add(network)

@@ -60,7 +60,7 @@ def linear_deviation(network: Network, path: Float[Tensor, "s p ..."]) -> Float[
         away = values - chord
         return _mean_norm(away[:-1], away[1:]) * rows.position.diff()
 
-    mean = pieces(network, segments, measure=deviation).measured["output"]
+    mean = pieces(network, segments, integrate=deviation).integrals["output"]
     length = torch.linalg.vector_norm((segments[:, 1] - segments[:, 0]).flatten(1), dim=1)
     mean, length = mean.unflatten(0, (len(path), -1)), length.unflatten(0, (len(path), -1))
     total = length.sum(1)
@@ -80,7 +80,7 @@ def _outputs(network: Network, x: Tensor) -> Tensor:
         if site == "output":
             found.append(values)
 
-    pieces(network, x[:, None], measure=take)  # each sample a path of its own
+    pieces(network, x[:, None], integrate=take)  # each sample a path of its own
     return torch.cat(found)
 
 

@@ -61,7 +61,7 @@ def trajectory_length(
     check_paths(network, path)
     check_switch("exact", exact)
     if exact:
-        return pieces(network, path, measure=lambda _site, _rows, values: _steps(values)).measured
+        return pieces(network, path, integrate=_steps).integrals
     paths, points = path.shape[:2]
 
     def length_after(site: Site) -> Tensor | None:

@@ -20,9 +20,10 @@ from lightning_effcx.piecewise.rows import Rows
 from lightning_effcx.piecewise.winners import find_changes, find_ties
 from lightning_effcx.tracing import Operation, OperatorCall
 
-Measure: TypeAlias = Callable[[str, Rows, Tensor], Tensor | None]
-"""Maps a site, the rows so far and its values `(r, v)` there, which are affine between them, to one
-number for each interval between neighbours, `(r - 1,)`; or to `None` where it is not concerned."""
+Integrate: TypeAlias = Callable[[str, Rows, Tensor], Tensor | None]
+"""Maps a site, the rows so far and the site's values `(r, v)` there to one number for each interval
+between neighbouring rows, `(r - 1,)`. The values are affine between rows. It returns `None` for a
+site of which no integral is wanted."""
 
 _LEAST = 8  # rows of a pass, whatever they take
 
@@ -68,7 +69,7 @@ class Engine(Pass):
     """A pass over points on paths, refined wherever a unit bends between two of them.
 
     Attributes:
-        measured: What `measure` gave, and on which paths, at `input`, each site, and `output`.
+        integrals: For `input`, each site, and `output`, the path of each interval and its number.
     """
 
     def __init__(  # noqa: PLR0913 what one pass is told
@@ -79,7 +80,7 @@ class Engine(Pass):
         *,
         budget: float,
         idle: frozenset[str] = frozenset(),
-        measure: Measure | None = None,
+        integrate: Integrate | None = None,
         keep: Collection[str] = (),
         find_crossings: FindCrossings = find_crossings,
     ) -> None:
@@ -88,20 +89,20 @@ class Engine(Pass):
         self.sites = sites
         self._entered: set[str] = set()
         self.budget = budget
-        self.measure = measure
-        self.measured: dict[str, tuple[Tensor, Tensor]] = {}
+        self.integrate = integrate
+        self.integrals: dict[str, tuple[Tensor, Tensor]] = {}
         self._knots: list[tuple[Knots, int]] = []  # with the version that they count rows at
         self._keep = keep
         self._kept: dict[str, tuple[Tensor, int]] = {}
 
     @override
     def run(self, network: Network) -> Tensor:
-        self._measure("input", self.x)
+        self._visit("input", self.x)
         y = super().run(network)
         idle = frozenset(self._entered - self.needed)
         if idle:
             raise IdleError(idle)
-        self._measure("output", y)
+        self._visit("output", y)
         return y
 
     def knots(self) -> Knots:
@@ -127,7 +128,7 @@ class Engine(Pass):
 
     @override
     def _leave(self, name: str, values: Tensor) -> None:
-        self._measure(name, values)
+        self._visit(name, values)
 
     @override
     def _bend(self, call: OperatorCall, name: str) -> Tensor:
@@ -204,14 +205,14 @@ class Engine(Pass):
         site = torch.full_like(unit, self.sites[name])
         self._knots.append((Knots(rows, site, unit, kink), self.rows.version))
 
-    def _measure(self, name: str, values: Tensor) -> None:
+    def _visit(self, name: str, values: Tensor) -> None:
         if name in self._keep:
             self._kept[name] = values.detach(), self.rows.version  # the network may write there
-        if self.measure is not None:
-            measured = self.measure(name, self.rows, self._by_row(values))
-            if measured is not None:
+        if self.integrate is not None:
+            numbers = self.integrate(name, self.rows, self._by_row(values))
+            if numbers is not None:
                 joined = self.rows.joined()
-                self.measured[name] = self.rows.path[1:][joined], measured[joined]
+                self.integrals[name] = self.rows.path[1:][joined], numbers[joined]
 
 
 def _in_place_form(func: Any, name: str) -> Any:

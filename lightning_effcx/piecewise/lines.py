@@ -27,7 +27,7 @@ from torch import Tensor
 
 from lightning_effcx.network import Network, in_precision, to_precision
 from lightning_effcx.piecewise.crossings import cross_once
-from lightning_effcx.piecewise.engine import Engine, IdleError, Measure
+from lightning_effcx.piecewise.engine import Engine, IdleError, Integrate
 from lightning_effcx.piecewise.path_parts import in_parts
 from lightning_effcx.piecewise.rows import Rows
 
@@ -52,7 +52,8 @@ class Pieces:
         sites: The names of the nonlinearities, in order of execution.
         paths: How many paths there are.
         values: For each site to keep, its outputs at the knots, flattened, `(k, v)`.
-        measured: For each site, and `input` and `output`, what was measured on each path, `(s,)`.
+        integrals: For each site, and `input` and `output`, the sum over the intervals of each path,
+            `(s,)`, of what `integrate` returned.
     """
 
     path: Tensor
@@ -64,7 +65,7 @@ class Pieces:
     sites: tuple[str, ...]
     paths: int
     values: dict[str, Tensor]
-    measured: dict[str, Tensor]
+    integrals: dict[str, Tensor]
 
     def transitions(self, site: str | None = None) -> Int[Tensor, " s"]:
         """Count the knots of all units, or of those at one site, on each path."""
@@ -93,7 +94,7 @@ def pieces(  # noqa: PLR0913 each is one thing that users may choose
     dtype: torch.dtype = torch.float64,
     budget: int = BUDGET,
     keep: Collection[str] = (),
-    measure: Measure | None = None,
+    integrate: Integrate | None = None,
 ) -> Pieces:
     """Find every knot of `network` on each path; not differentiable.
 
@@ -108,9 +109,9 @@ def pieces(  # noqa: PLR0913 each is one thing that users may choose
             refused.
         keep: The sites, or `input` or `output`, whose values at the knots are wanted. They take
             memory that grows with the number of knots.
-        measure: Given a site's name, rows, and its values `(r, v)` there, between which they are
-            affine, returns a number for each interval, `(r - 1,)`; these are summed up in
-            `measured`.
+        integrate: Given a site's name, rows, and the site's values `(r, v)` there, returns one
+            number for each interval between rows, `(r - 1,)`. The values are affine on each
+            interval. The result has the sums in `integrals`.
 
     Example:
         >>> path = torch.tensor([[[-1.0], [3.0]]])
@@ -128,7 +129,7 @@ def pieces(  # noqa: PLR0913 each is one thing that users may choose
 
         def engine(rows: Rows, x: Tensor, is_free: bool) -> Engine:  # noqa: FBT001 one of two
             most = max(budget, BUDGET) if is_free else budget
-            return Engine(rows, x, sites, budget=most, idle=idle, measure=measure, keep=keep)  # noqa: B023 used at once
+            return Engine(rows, x, sites, budget=most, idle=idle, integrate=integrate, keep=keep)  # noqa: B023 used at once
 
         try:
             found = in_parts(network, rows, x, engine)
@@ -182,7 +183,7 @@ def _gathered(
             name: torch.cat([v[name][k.row] for v, k in zip(values, knots, strict=True)])[order]
             for name in keep
         },
-        _summed([part.measured for part in parts], len(path)),
+        _summed([part.integrals for part in parts], len(path)),
     )
 
 
@@ -196,11 +197,11 @@ def _arc_length(path: Tensor, where: Tensor, position: Tensor) -> Tensor:
 
 
 def _summed(parts: list[dict[str, tuple[Tensor, Tensor]]], paths: int) -> dict[str, Tensor]:
-    """Add up what was measured on the intervals of each path."""
+    """Add up the numbers of the intervals of each path."""
     total: dict[str, Tensor] = {}
     for part in parts:
-        for name, (path, measured) in part.items():
-            total.setdefault(name, measured.new_zeros(paths)).index_add_(0, path, measured)
+        for name, (path, numbers) in part.items():
+            total.setdefault(name, numbers.new_zeros(paths)).index_add_(0, path, numbers)
     return total
 
 

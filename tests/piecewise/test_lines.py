@@ -510,30 +510,30 @@ def test_a_network_in_single_precision_is_cut_like_one_in_double():
 @pytest.mark.parametrize("budget", [20_000, 100_000])
 def test_a_small_budget_finds_the_same(budget):
     for network, path in [deep(), (Block().eval(), torch.randn(2, 2, 3, 5, 5))]:
-        all_at_once = pieces(network, path, measure=length_of)
-        in_parts = pieces(network, path, measure=length_of, budget=budget)
+        all_at_once = pieces(network, path, integrate=length_of)
+        in_parts = pieces(network, path, integrate=length_of, budget=budget)
         assert_close(in_parts.position, all_at_once.position)
         assert_close(in_parts.transitions(), all_at_once.transitions())
         assert_close(in_parts.site, all_at_once.site)
-        assert_close(in_parts.measured, all_at_once.measured)
+        assert_close(in_parts.integrals, all_at_once.integrals)
 
 
 def test_lengths_are_those_of_the_path_with_all_knots():
     network, path = deep()
-    found = pieces(network, path, measure=length_of)
-    assert list(found.measured) == ["input", "1", "3", "output"]
+    found = pieces(network, path, integrate=length_of)
+    assert list(found.integrals) == ["input", "1", "3", "output"]
     for index in range(len(path)):
         position = torch.cat([torch.arange(3.0), found.position[found.path == index]]).sort().values
         x = points_at(path, torch.full_like(position, index).long(), position)
         for name, values in {"input": x, "1": network[:2](x), "output": network(x)}.items():
             expected = lengths(values).sum()
-            assert_close(found.measured[name][index], expected, rtol=1e-9, atol=0)
+            assert_close(found.integrals[name][index], expected, rtol=1e-9, atol=0)
 
 
 def test_a_length_is_what_many_vertices_come_to():
     network, path = deep()
     expected = torch.stack([lengths(network(x)).sum() for x in dense(path, 4000)])
-    measured = pieces(network, path, measure=length_of).measured["output"]
+    measured = pieces(network, path, integrate=length_of).integrals["output"]
     assert_close(measured, expected, rtol=1e-4, atol=0)  # between vertices it cuts corners
 
 
