@@ -1,11 +1,11 @@
-"""Affine extension: how units move with the input as long as none of them bends.
+"""Affine extension: the distance of each unit from its kinks, and its derivatives, at samples.
 
-In the region of a sample every unit is affine in the input. Its gradient there, along any number of
-directions, comes from one pass whose batch has blocks of one row for each sample: the samples,
-zeros, and a block for each direction. Affine operations run on all rows as they are: by how much
-the rows of a direction differ from those of zero is what they make of the direction. At a
-nonlinearity the samples say in which linear piece each unit is, and its slope maps the others.
-Nothing is approximated.
+In the region of a sample every unit is affine in the input. One pass gives its derivatives along
+any number of directions. The batch of this pass has blocks with one row for each sample: the
+samples themselves, zeros, and one block for each direction. Affine operations run on all rows. The
+derivative along a direction is the difference between its rows and the rows of zeros. At a
+nonlinearity the rows of the samples select the linear piece of each unit. The slope of this piece
+maps all other rows. Nothing is approximated.
 """
 
 import math
@@ -45,7 +45,7 @@ class Bends:
 
 
 def bends(network: Network, x: Tensor, directions: Tensor | None = None) -> dict[str, Bends]:
-    """Say for each site how far its units are from bending at the samples, in float64.
+    """Return for each site how far its units are from bending at the samples, in float64.
 
     Args:
         network: Maps `(n, ...)` to `(n, k)`, treating samples independently; its operations must
@@ -69,7 +69,7 @@ def bends(network: Network, x: Tensor, directions: Tensor | None = None) -> dict
     if not extension.needed & extension.bends.keys():
         raise ValueError(
             "this network has no units with kinks, so its only region has no boundary: "
-            "measure jacobian_norm instead."
+            "use JacobianNorm."
         )
     return {name: bends for name, bends in extension.bends.items() if name in extension.needed}
 
@@ -143,17 +143,17 @@ class AffineExtension(Pass):
     # -- blocks
 
     def _base(self, values: Tensor) -> Tensor:
-        """Return what the samples have."""
+        """Return the rows of the samples."""
         return values[: len(values) // self.blocks]
 
     def _spread(self, values: Tensor) -> Tensor:
-        """Give all rows what the samples have."""
+        """Repeat values of the samples for every block."""
         return values.expand(self.blocks, *values.shape).flatten(0, 1)
 
     def _moves(self, values: Tensor) -> Tensor:
-        """Return by how much each row but the samples differs from that of zero, in blocks."""
+        """Return the difference of each row, but those of the samples, from its row of zeros."""
         blocks = values.unflatten(0, (self.blocks, -1))
-        # Products of matrices round equal rows differently, and what does not move is to be still.
+        # Products of matrices round equal rows differently, so tiny differences are set to zero.
         rounding = _ROUNDING * float(blocks[1].abs().amax())
         return torch.nn.functional.hardshrink(blocks[1:] - blocks[1], rounding)
 

@@ -1,7 +1,7 @@
-"""The engine: runs a network on rows, and refines them wherever a unit bends between two of them.
+"""The engine: a pass that inserts a row wherever a unit bends between two rows.
 
-At a nonlinearity its operands are brought to the rows of now, rows are inserted where units pass a
-kink, and there the unit is set to the kink exactly, so that rounding makes no second crossing.
+At a nonlinearity the operands are brought to the current rows. Rows are inserted where units pass a
+kink. There the unit is set to the kink exactly, so that rounding makes no second crossing.
 """
 
 from collections.abc import Callable, Collection
@@ -34,7 +34,7 @@ class TooLargeError(Exception):
     Args:
         rows: How many rows there would be, before later operations find more knots.
         fitting: How many fit into the budget.
-        bytes: What the activations take at each.
+        bytes: How many bytes the activations take at each row.
     """
 
     def __init__(self, rows: int, fitting: int, bytes: float) -> None:  # noqa: A002 what it is
@@ -45,7 +45,7 @@ class TooLargeError(Exception):
 
 
 class IdleError(Exception):
-    """The outputs do not depend on some sites, which are to be left out.
+    """The outputs do not depend on some sites: the next pass has to leave them out.
 
     Args:
         sites: Their names.
@@ -57,7 +57,7 @@ class IdleError(Exception):
 
 
 class Knots(NamedTuple):
-    """Where units bend, one entry each: the rows there, sites, units, and which of their kinks."""
+    """Where units bend, one entry each: the row, the site, the unit, and the index of its kink."""
 
     row: Tensor
     site: Tensor
@@ -106,7 +106,7 @@ class Engine(Pass):
         return y
 
     def knots(self) -> Knots:
-        """Return all knots found, by the rows of now."""
+        """Return all knots, with the current indices of their rows."""
         nothing = torch.zeros(0, dtype=torch.long, device=self.x.device)
         found = [(nothing,) * 4]
         for knots, version in self._knots:
@@ -114,7 +114,7 @@ class Engine(Pass):
         return Knots(*(torch.cat(column) for column in zip(*found, strict=True)))
 
     def values(self) -> dict[str, Tensor]:
-        """Return the values of the sites to keep at the rows of now, `(r, v)`."""
+        """Return the values of the sites to keep at the current rows, `(r, v)`."""
         brought = {name: self.rows.bring(*kept) for name, kept in self._kept.items()}
         return {name: self._by_row(values) for name, values in brought.items()}
 

@@ -1,7 +1,7 @@
-"""Followed tensors: those that depend on the input of a pass, and at which rows each of them is.
+"""Followed tensors: the tensors that depend on the input of a pass, and the rows of each of them.
 
-A tensor belongs to the version of the rows at which it was computed, and is brought to those of now
-when it is used next.
+Rows are inserted during a pass, so there are several versions of the rows. A tensor belongs to the
+version at which it was computed. It is brought to the current version when it is used next.
 """
 
 import operator
@@ -26,7 +26,7 @@ class Followed:
 
     Attributes:
         versions: The version of the rows of each tensor.
-        indices: Those of whole numbers that tell which element a choice took.
+        indices: The tensors of whole numbers that say which element a choice took.
     """
 
     def __init__(self, rows: Rows, x: Tensor) -> None:
@@ -37,7 +37,7 @@ class Followed:
         self.indices = WeakIdKeyDictionary()
 
     def depends(self, argument: Any) -> bool:
-        """Tell whether an argument is such a tensor, or a list with one."""
+        """Tell whether an argument is a followed tensor, or a list with one."""
         if isinstance(argument, (list, tuple)):
             return any(map(self.depends, argument))
         return isinstance(argument, Tensor) and argument in self.versions
@@ -102,10 +102,10 @@ class Followed:
         return [t for t in others if t.untyped_storage().data_ptr() == storage]
 
     def fitting(self, run: Any, given: Any, named: dict[str, Any], version: int) -> Any:
-        """Run an operator; make constants fit that have the number of rows of before, if it fails.
+        """Run an operator; if it fails, make constants fit that have too few rows.
 
-        Such are zeros for each sample that the network made before rows were inserted. All their
-        rows are equal, so that it is known what they are at the others.
+        An example is a tensor of zeros for each sample that the network made before rows were
+        inserted. All its rows are equal, so its new rows are known.
         """
         try:
             return run(*given, **named)

@@ -1,10 +1,9 @@
 """Passes: run a network at the dispatcher, and follow each tensor that depends on its input.
 
-Below Python all spellings of an operation look the same. Affine operations run as they are, at the
-latest rows of their operands. What happens at a nonlinearity is for subclasses. An operation that
-is not piecewise linear, or that mixes samples, is refused by name if the outputs depend on it.
-Whether they do is known at the end only. Until then the operation runs unfollowed, and so does all
-that follows from it (`unfollowed.py`).
+Affine operations run as they are, at the latest rows of their operands. What happens at a
+nonlinearity is for subclasses. An operation that is not piecewise linear, or that mixes samples, is
+refused if the outputs depend on it. Whether they do is known at the end only. Until then it runs
+unfollowed, and so does all that follows from it (`unfollowed.py`).
 
 This mode is not a `Follower`, whose calls run as the network makes them: there it is enough to know
 which memory depends on the input. Here rows are inserted while the network runs, so that each
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from lightning_effcx.network import Network, differentiating
 from lightning_effcx.piecewise.affine_calls import run_affine
@@ -93,10 +92,8 @@ class Pass(TorchDispatchMode, ABC):
             if not self.rows.version:
                 raise  # it has nothing to do with the rows that were inserted
             raise self._failures.refusal(error) from error
-        for output in tree_leaves(y):  # of whatever class
-            if isinstance(output, Tensor) and (
-                self.followed.depends(output) or self.lineage.of(output)
-            ):
+        for output in tensors(tree_leaves(y)):
+            if self.followed.depends(output) or self.lineage.of(output):
                 return self._outputs(output)
         raise ValueError("the network returned no tensor that depends on its input.")
 
@@ -119,10 +116,10 @@ class Pass(TorchDispatchMode, ABC):
         """Return what a maximum makes of all rows, of which there may be more afterwards."""
 
     def _enter(self, name: str) -> None:
-        """Come to a nonlinearity."""
+        """Prepare for the nonlinearity of this site."""
 
     def _leave(self, name: str, values: Tensor) -> None:
-        """Go on from a nonlinearity with these values."""
+        """Take note of what the nonlinearity of this site returned."""
 
     def _read(self, call: OperatorCall) -> Operation:
         """Return the operation of a call that is known to be none of the affine ones."""
@@ -180,7 +177,7 @@ class Pass(TorchDispatchMode, ABC):
         operands = list(tensors(call.args, call.kwargs))
         if any(operand in self.followed.indices for operand in operands):
             return self._rearrange_indices(call)
-        if any(map(self._is_lost, operands)):
+        if any(map(self._unfollowed.is_lost, operands)):
             raise deciding(call.name)
         if not call.operands:
             return call.run()
@@ -203,7 +200,7 @@ class Pass(TorchDispatchMode, ABC):
         return out
 
     def _rearrange_indices(self, call: OperatorCall) -> Any:
-        """Let the indices of what was chosen be rearranged, but nothing else be made of them."""
+        """Run a call on indices that a choice returned; refuse it if it computes with them."""
         out = None if call.operands else call.run()
         made = list(tensors(out))
         if not made or any(tensor.is_floating_point() for tensor in made):
@@ -213,9 +210,8 @@ class Pass(TorchDispatchMode, ABC):
 
     def _name(self, call: OperatorCall) -> None:
         """Name a nonlinearity that is not followed as it would be named if it were."""
-        if not any(map(self._is_number, tensors(call.args, call.kwargs))):
-            return
-        operation = nonlinearity(replace(call, depends=self._is_number))
+        call = replace(call, depends=self._unfollowed.depends)
+        operation = nonlinearity(call) if call.operands else None
         if operation is None:
             return
         name = self.names.name(operation.name)
@@ -225,24 +221,10 @@ class Pass(TorchDispatchMode, ABC):
         except RefusedError as refusal:
             self._refuse(refusal)
 
-    def _is_number(self, argument: Any) -> bool:
-        """Tell whether an argument depends on the input and holds numbers, no truth values."""
-        if isinstance(argument, (list, tuple)):
-            return any(map(self._is_number, argument))
-        if not isinstance(argument, Tensor) or self.followed.depends(argument):
-            return isinstance(argument, Tensor)
-        numbers = argument.is_floating_point() or argument.is_complex()
-        return numbers and bool(self.lineage.of(argument))
-
-    def _is_lost(self, argument: Tensor) -> bool:
-        """Tell whether an argument has numbers that depend on the input, but at unknown rows."""
-        is_number = bool(argument.numel()) and self._is_number(argument)
-        return is_number and not self.followed.depends(argument)
-
     # -- what happens above the dispatcher
 
     def _read_by_network(self, argument: Any, reader: str) -> None:
-        """Note that the network reads numbers itself: what it makes of them cannot be followed."""
+        """Note that the network itself reads numbers, so that nobody can follow them."""
         if any(map(self.followed.depends, tensors(argument))):
             refusal = deciding(reader)
             self._refused.append(refusal)
@@ -252,9 +234,9 @@ class Pass(TorchDispatchMode, ABC):
     def _run_failed(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
     ) -> Any:
-        """Run a call unfollowed that failed because it was given rows of before.
+        """Run a call unfollowed that failed because some of its arguments have too few rows.
 
-        Such is a loss with labels for each sample, which the outputs may not depend on.
+        An example is a loss with a label for each sample, which the outputs may not depend on.
         """
         self._failures.note(args, kwargs)
         is_followed = any(map(self.followed.depends, tree_leaves((args, kwargs))))
@@ -263,14 +245,6 @@ class Pass(TorchDispatchMode, ABC):
             raise error
         refusal = self._failures.refusal(error)
         self._refused.append(refusal)
-
-        def at_start(argument: Any) -> Any:
-            if not self.followed.depends(argument):
-                return argument
-            copy = self._unfollowed.copy(argument)
-            self.lineage.add(self.lineage.of(argument) | {refusal}, copy)
-            return copy
-
         with _disable_current_modes():  # the copies are ours
-            given, named = tree_map(at_start, (args, kwargs))
+            given, named = self._unfollowed.copy_all((args, kwargs), refusal)
         return func(*given, **named)

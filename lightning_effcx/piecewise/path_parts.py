@@ -1,7 +1,7 @@
-"""Cutting: paths whose knots do not fit into memory are cut, and their parts done by themselves.
+"""Parts of paths: if the knots of some paths do not fit into memory, the paths are cut.
 
-A pass that does not fit tells how many rows it came to, so that the number of parts is known before
-the first cut, and a number of passes that nobody would wait for is refused instead.
+Each part has a pass of its own. A pass that does not fit says how many rows it came to. So the
+number of passes is known before the first cut, and too many of them are refused.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,8 @@ def in_parts(
         network: What is passed through.
         rows: All vertices.
         x: The inputs there.
-        engine: Returns the pass over some rows; whether it may take more memory than others.
+        engine: Returns the pass over some rows. Its last argument says whether the pass may take
+            more memory than others.
     """
     done: list[Engine] = []
     waiting = [(rows, x, False)]
@@ -64,7 +65,7 @@ def _too_many(large: TooLargeError, count: int) -> str:
 
 
 def _cut(refined: Rows, rows: Rows, x: Tensor, parts: int) -> list[tuple[Rows, Tensor]]:
-    """Cut paths so that about as many rows as are known now come into each part.
+    """Cut paths so that each part has about equally many of the rows known now.
 
     Args:
         refined: The rows that a pass came to.

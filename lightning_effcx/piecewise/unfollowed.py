@@ -26,6 +26,20 @@ class Unfollowed:
         self.followed = followed
         self.lineage = lineage
 
+    def depends(self, argument: Any) -> bool:
+        """Tell whether an argument has numbers that depend on the input, followed or not."""
+        if isinstance(argument, (list, tuple)):
+            return any(map(self.depends, argument))
+        if not isinstance(argument, Tensor) or self.followed.depends(argument):
+            return isinstance(argument, Tensor)
+        is_number = argument.is_floating_point() or argument.is_complex()
+        return is_number and bool(self.lineage.of(argument))
+
+    def is_lost(self, argument: Tensor) -> bool:
+        """Tell whether an argument has numbers that depend on the input, but at unknown rows."""
+        depends = bool(argument.numel()) and self.depends(argument)
+        return depends and not self.followed.depends(argument)
+
     def run(self, call: OperatorCall) -> Any:
         """Run a call; a tensor that the pass follows is left as it is if the call writes to it."""
         targets = {id(target) for target in call.written()}
@@ -47,6 +61,23 @@ class Unfollowed:
         given, named = tree_map(at_start, (call.args, call.kwargs))
         out = self._run(replace(call, args=given, kwargs=named))
         return tree_map(lambda made: originals.get(id(made), made), out)
+
+    def copy_all(self, arguments: Any, origin: Any) -> Any:
+        """Return arguments with a copy of each tensor that the pass follows.
+
+        Args:
+            arguments: The arguments of a call.
+            origin: An origin to add to the origins of each copy.
+        """
+
+        def copy(argument: Any) -> Any:
+            if not self.followed.depends(argument):
+                return argument
+            made = self.copy(argument)
+            self.lineage.add(self.lineage.of(argument) | {origin}, made)
+            return made
+
+        return tree_map(copy, arguments)
 
     def copy(self, tensor: Tensor) -> Tensor:
         """Copy a tensor that the pass follows, at the rows of the start.

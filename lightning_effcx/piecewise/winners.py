@@ -1,4 +1,4 @@
-"""Envelopes: where, among affine functions, another one becomes the largest.
+"""Winners: where, among affine functions, another one becomes the largest.
 
 Max pooling, amax and Maxout choose in each window the largest of several elements, all of them
 affine between two neighbouring rows. The maximum is their upper envelope: it bends where the winner
@@ -17,7 +17,17 @@ _TIE = 1e-12  # relative: elements that differ by less are equal
 
 
 def contest(operation: Operation, out: Any, rows: int) -> tuple[Tensor, Tensor]:
-    """Return who takes part, `(r, groups, elements)`, and who wins, `(r, groups, windows)`."""
+    """Return the elements of a choice and its winners.
+
+    Args:
+        operation: The choice.
+        out: The result of the operation.
+        rows: How many rows there are.
+
+    Returns:
+        The elements, `(r, groups, elements)`, negative for a minimum; and the index of the winner
+        of each window among the elements of its group, `(r, groups, windows)`.
+    """
     choice = operation.choice
     z = -operation.z if choice.of == "minimum" else operation.z
     if choice.window:
@@ -32,10 +42,10 @@ def contest(operation: Operation, out: Any, rows: int) -> tuple[Tensor, Tensor]:
 
 
 def find_ties(operation: Operation, out: Any, rows: Rows) -> tuple[Tensor, Tensor]:
-    """Return after which rows, and how far, the winner at a row falls behind the next one's.
+    """Return after which rows, and how far, the winner at a row ties with that of the next row.
 
-    A third element may be ahead of both there, so this is asked again with those rows inserted,
-    until there are none.
+    A third element may be ahead of both at the tie. So rows have to be inserted at the ties, and
+    ties found again, until there are none.
     """
     values, winners = contest(operation, out, len(rows.path))
     changes = (winners[1:] != winners[:-1]) & rows.joined()[:, None, None]
@@ -48,16 +58,16 @@ def find_ties(operation: Operation, out: Any, rows: Rows) -> tuple[Tensor, Tenso
 
 
 def find_changes(operation: Operation, out: Any, rows: Rows) -> tuple[Tensor, Tensor]:
-    """Return rows and windows where one winner follows another, each ahead on its side.
+    """Return the rows and windows at which the winner changes.
 
     Args:
-        operation: The choice in the middle between each two neighbouring rows, where nobody ties.
-        out: What it returned.
+        operation: The choice in the middle between each two neighbouring rows, where nothing ties.
+        out: The result of the operation.
         rows: The rows between which it is.
     """
     values, winners = contest(operation, out, len(rows.path) - 1)
     apart = rows.joined() & (rows.position.diff() > _TIE)
-    (left,) = apart.nonzero(as_tuple=True)  # where rows coincide, nobody is ahead
+    (left,) = apart.nonzero(as_tuple=True)  # where rows coincide, no element is ahead
     values, winners = values[left], winners[left]
     path = rows.path[left]
     changes = (winners[1:] != winners[:-1]) & (path[1:] == path[:-1])[:, None, None]
@@ -69,7 +79,12 @@ def find_changes(operation: Operation, out: Any, rows: Rows) -> tuple[Tensor, Te
 def _overtaken(
     values: Tensor, winners: Tensor, row: Tensor, group: Tensor, window: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return by how much each winner is ahead of the other where it wins, and whether both are."""
+    """Compare the winner at a row with the winner at the next row.
+
+    Returns:
+        How far the first is ahead at its row; how far the second is ahead at the next row; and
+        whether both are ahead by more than rounding.
+    """
     first, second = winners[row, group, window], winners[row + 1, group, window]
     ahead = values[row, group, first] - values[row, group, second]
     behind = values[row + 1, group, second] - values[row + 1, group, first]

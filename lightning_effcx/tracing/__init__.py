@@ -20,7 +20,8 @@ from lightning_effcx.tracing.refusals import (
     writing_into_a_part,
 )
 from lightning_effcx.tracing.site_names import SiteNames, without_wrappers
-from lightning_effcx.tracing.units import Site, find_sites, listen, without_units
+from lightning_effcx.tracing.sites import Site
+from lightning_effcx.tracing.units import find_sites, listen, without_units
 
 __all__ = [
     "Follower",

@@ -1,8 +1,8 @@
-"""Own activations: modules of the user's that compute one curve in several operations.
+"""Custom activations: modules of the user that compute one curve in several operations.
 
-A module such as `x * sigmoid(x)` is a curve of each entry of its input, yet the dispatcher sees a
-product of two activations. While `as_one` is open, each module without parts and parameters that
-maps every entry by itself is one operation there, with derivatives of any order.
+A module that computes `x * sigmoid(x)` is a curve of each entry of its input, yet the dispatcher
+sees a product of two activations. While `as_one` is open, each such module is one operation, with
+derivatives of any order. It must map every entry alone, and have no parts and no parameters.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from lightning_effcx.network import Network, owner_of
 from lightning_effcx.tracing.units import find_sites
 
-_forwards: dict[int, Callable[[Tensor], Tensor]] = {}  # those of the modules that are open
+_forwards: dict[int, Callable[[Tensor], Tensor]] = {}  # of the open modules, by key
 _keys = count()
 
 
 @torch.library.custom_op("effcx::activation", mutates_args=())
 def activation(z: Tensor, key: int, order: int = 0) -> Tensor:
-    """Apply the derivative of an order of an own activation to every entry."""
+    """Apply a custom activation, or its derivative of some order, to every entry."""
     with torch.inference_mode(False), torch.enable_grad():
         z = z.detach().clone().requires_grad_()
         out = _forwards[key](z)
@@ -49,12 +49,12 @@ activation.register_autograd(_derive, setup_context=_keep)
 
 @contextmanager
 def as_one(network: Network) -> Iterator[None]:
-    """Let each own activation among the modules of a network be one operation."""
+    """Make each custom activation among the modules of a network one operation."""
     owner = owner_of(network)
     modules = [] if owner is None else list(owner.modules())
     open_: list[tuple[nn.Module, int]] = []
     try:
-        for module in filter(_is_own_activation, modules):
+        for module in filter(_is_custom_activation, modules):
             key = next(_keys)
             _forwards[key] = module.forward
             open_.append((module, key))
@@ -65,8 +65,8 @@ def as_one(network: Network) -> Iterator[None]:
             del vars(module)["forward"], _forwards[key]
 
 
-def _is_own_activation(module: nn.Module) -> bool:
-    """Tell whether a module maps every entry by itself, by a curve in several operations."""
+def _is_custom_activation(module: nn.Module) -> bool:
+    """Tell whether a module maps every entry alone, by a curve in several operations."""
     has_more = [*module.children(), *module.parameters(), *module.buffers()]
     if has_more or type(module).__module__.startswith("torch.") or "forward" in vars(module):
         return False

@@ -1,6 +1,12 @@
-"""Follow: run a network and see each operation that is not linear in what depends on the input."""
+"""Followers: run a network and see each operation that is not affine in its input.
 
-from abc import abstractmethod
+A follower runs every call with the arguments that the network gives it. So it is enough to know
+which memory depends on the input. A pass of `piecewise` is another mode, because it inserts rows
+while the network runs: each tensor, views among them, has rows of its own there, and every call
+runs on other arguments. Both read calls by the same table and find origins by the same lineage.
+"""
+
+from abc import ABC, abstractmethod
 from typing import Any
 
 from torch import Tensor
@@ -18,10 +24,20 @@ from lightning_effcx.tracing.operators import (
 from lightning_effcx.tracing.site_names import SiteNames
 
 
-class Follower(TorchDispatchMode):
-    """Sees every operation, follows what depends on `x`, and is asked to run what is not linear.
+class Follower(TorchDispatchMode, ABC):
+    """A mode that follows what depends on `x`, and lets subclasses run what is not affine.
 
-    Enter `names` before it, which says in which module an operation runs.
+    Enter `names` before the follower. They say in which module an operation runs.
+
+    Args:
+        x: The input of the network.
+
+    Attributes:
+        names: The names of the sites.
+        following: Whether calls are followed at all.
+        lineage: The sites that each tensor comes from.
+        refused: The error of each site that something is wrong with. It counts only if the outputs
+            depend on the site.
     """
 
     def __init__(self, x: Tensor) -> None:
@@ -35,10 +51,9 @@ class Follower(TorchDispatchMode):
         self._mark(x)
         self.lineage.add(frozenset({"input"}), x)
         self.refused: dict[str, ValueError] = {}
-        """What is wrong with a site, which counts only if the outputs depend on it."""
 
     def needed(self, outputs: Tensor) -> frozenset[str]:
-        """Return the sites that the outputs depend on, or say what is wrong with one of them."""
+        """Return the sites that the outputs depend on; raise the error of a refused one."""
         needed = self.lineage.needed(outputs)
         for site, error in self.refused.items():
             if site in needed:

@@ -1,9 +1,9 @@
-"""Lineage: from which sites each tensor comes, so that a measure can leave out what does not count.
+"""Lineage: the sites that each tensor was computed from.
 
-A network may compute things beside the outputs that are measured: a loss, the other outputs of a
+A network may compute more than the outputs that are measured: a loss, the other outputs of a
 structure, an auxiliary head. The measures are about the outputs alone. While a network runs, the
-lineage notes for every tensor which sites it was computed from. At the end that of the outputs
-tells which sites matter.
+lineage notes the sites of every tensor. At the end, the lineage of the outputs says which sites
+matter.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from lightning_effcx.tracing.operators import OperatorCall, operator_of, tensors
 
-# Calls that take numbers out of torch, where nobody can follow them.
+# Python methods that take numbers out of torch, where nobody can follow them.
 _LEAVING = frozenset(
     {
         Tensor.__array__,
@@ -27,12 +27,12 @@ _LEAVING = frozenset(
         Tensor.tolist,
     }
 )
-# Calls that copy numbers out of a list, also where they are in tensors.
+# Python functions that copy numbers out of a list, also numbers of tensors.
 _COPYING = frozenset({torch.as_tensor, torch.asarray, torch.tensor})
 
 
 class Lineage:
-    """The origins of tensors: whatever the caller adds, such as the names of sites.
+    """The origins of tensors. An origin is anything that the caller adds, such as a site's name.
 
     Views and in-place results share the memory of another tensor, so origins are noted for each
     storage. A weak reference keeps the address of a dead storage from being given to another.
@@ -42,7 +42,7 @@ class Lineage:
         self._known: dict[int, tuple[StorageWeakRef, frozenset[Any]]] = {}
         self._originals: dict[int, tuple[StorageWeakRef, int]] = {}
         self.asked: frozenset[Any] = frozenset()
-        """The origins of numbers that the network read, so that anything may depend on them."""
+        """The origins of numbers that the network itself read: anything may depend on them."""
 
     def of(self, *arguments: Any) -> frozenset[Any]:
         """Return the origins of all tensors among the arguments."""
@@ -96,10 +96,10 @@ class Lineage:
 
 
 class Leaving(TorchFunctionMode):
-    """While open, tells which tensors the network turns into something that is not torch's.
+    """A mode that tells which tensors the network takes out of torch.
 
     Args:
-        read: Called with each of them, or a list with some, and the name of what reads it.
+        read: Called with each such tensor, or a list with some, and the name of the reader.
     """
 
     def __init__(self, read: Callable[[Any, str], None]) -> None:

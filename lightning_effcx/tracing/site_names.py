@@ -1,4 +1,4 @@
-"""Sites: where in a network an operation executes, by the path of the module that calls it."""
+"""Names of sites: each operation is named by the path of the module that calls it."""
 
 from collections import Counter
 from typing import Any, Self
@@ -8,7 +8,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 
 def without_wrappers(name: str) -> str:
-    """Leave out of a dotted name what wraps a module, such as `torch.compile` does.
+    """Return a dotted name without the wrappers of modules, such as the one of `torch.compile`.
 
     Example:
         >>> without_wrappers("encoder._orig_mod.0")
@@ -18,15 +18,15 @@ def without_wrappers(name: str) -> str:
 
 
 class SiteNames:
-    """While open, follows which modules are executing, and names the operations in them.
+    """Follows which modules are running, while it is open, and names the operations in them.
 
-    Global hooks, because they leave the modules themselves alone.
+    Its hooks are global, because those leave the modules themselves alone.
     """
 
     def __init__(self) -> None:
         self._names: dict[nn.Module, str] = {}
         self._path: list[tuple[str, nn.Module]] = []
-        # Trajectories call the ends of the network so.
+        # The ends of the network have these names, so the first such site is `input_2`.
         self._executions: Counter[str] = Counter(input=1, output=1)
 
     def __enter__(self) -> Self:

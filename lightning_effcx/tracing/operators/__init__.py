@@ -5,7 +5,8 @@ Each file holds one thing:
 * `calls`: one call of an operator, with its arguments by name;
 * `affine_rules`: for which calls an operator is affine;
 * `batch_rules`: for which calls each sample of a batch stays by itself;
-* `table`: the table, which says of each operator which rules hold, and how it bends;
+* `rows`: what can be said of one operator;
+* `table`: the table, which says it of each operator;
 * `operation`: what one call that is not affine does, read from the table.
 """
 
@@ -16,13 +17,8 @@ from lightning_effcx.tracing.operators.operation import (
     check_continuous,
     nonlinearity,
 )
-from lightning_effcx.tracing.operators.table import (
-    TABLE,
-    Choice,
-    Operator,
-    keeps_samples_apart,
-    operator_of,
-)
+from lightning_effcx.tracing.operators.rows import Choice, Operator
+from lightning_effcx.tracing.operators.table import TABLE, keeps_samples_apart, operator_of
 
 __all__ = [
     "TABLE",

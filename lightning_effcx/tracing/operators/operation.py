@@ -15,7 +15,8 @@ from torch import Tensor
 
 from lightning_effcx.tracing.operators.affine_rules import in_eval_mode
 from lightning_effcx.tracing.operators.calls import OperatorCall
-from lightning_effcx.tracing.operators.table import NO_CHOICE, Choice, Operator, operator_of
+from lightning_effcx.tracing.operators.rows import NO_CHOICE, Choice, Operator
+from lightning_effcx.tracing.operators.table import operator_of
 from lightning_effcx.tracing.refusals import jumping, not_piecewise_linear
 
 Kind: TypeAlias = Literal["piecewise linear", "curve", "other"]
