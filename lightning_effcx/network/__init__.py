@@ -23,8 +23,8 @@ from lightning_effcx.network.observe import (
 )
 from lightning_effcx.network.precision import in_precision, to_precision
 from lightning_effcx.network.recorder import Recorder
-from lightning_effcx.network.state.keeping import state_of as state_of
-from lightning_effcx.network.state.replacing import replacing_tensors as replacing_tensors
+from lightning_effcx.network.state.keeping import state_of
+from lightning_effcx.network.state.replacing import replacing_tensors
 from lightning_effcx.network.state.unrestorable import UnrestorableError
 from lightning_effcx.network.views import (
     has_per_sample_arguments,
