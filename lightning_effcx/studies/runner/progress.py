@@ -1,7 +1,7 @@
 """Progress: a bar with the trainings that are done, the failures and the time left."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -37,5 +37,6 @@ def progress_bar(
         failed += bool(row.error)
         bar.update(task, advance=1, failures=f"{failed} failed" if failed else "")
 
-    with bar:
+    # Before 14.3, rich ends a disabled bar with an empty line.
+    with nullcontext() if bar.disable else bar:
         yield advance
