@@ -1,8 +1,8 @@
-"""The default set: the measures that the monitor takes if it is given none, as one table.
+"""The default set: which measures the monitor takes if the user names none, as one table.
 
-The default set should take less than a tenth of the time of a small training. So it draws few
-paths. Of a large network it measures less, or estimates from a sample; the metric's name then says
-so.
+The default set should take less than a tenth of the time of a small training, so it draws few
+paths. On a large network it measures less, or estimates from a sample. The name of the metric says
+so then.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from lightning_effcx.network import Network, select_samples
 from lightning_effcx.paths import OriginLine, Segment
 
 _DIRECTIONS = 16  # random directions of many outputs
-_KNOTS = 32  # about as many are looked for on an estimated segment, at most
+_KNOTS = 32  # expected on the share of a segment in which an estimate looks for them
 
 
 Make: TypeAlias = Callable[[Facts, int], Metric]
@@ -37,13 +37,13 @@ Make: TypeAlias = Callable[[Facts, int], Metric]
 
 @dataclass(frozen=True)
 class Cut:
-    """What becomes of a measure when a network is too large for it.
+    """How a measure of the default set is cut for large networks.
 
     Attributes:
-        size: What is counted of the network.
+        size: Counts the outputs or the units of the network.
         most: The largest size at which nothing is cut.
-        metrics: What is measured instead.
-        note: What the user is told, with a place for the size.
+        metrics: What is measured instead; nothing by default.
+        note: What the user is told, with `{size}` in it.
     """
 
     size: Callable[[Facts], int]
@@ -58,9 +58,9 @@ class Default:
 
     Attributes:
         metric: Makes the metric.
-        suits: Tells which networks are measured.
-        cut: What becomes of it when the network is large.
-        note: What the user is told about it.
+        suits: Tells whether the measure suits a network.
+        cut: How the measure is cut for large networks, if it is.
+        note: What the user is told.
     """
 
     metric: Make
@@ -175,9 +175,10 @@ class DefaultSet:
 
     Attributes:
         metrics: By name.
-        notes: What they assume, and what was cut, in sentences for the user.
-        left_out: Names of the metrics that the network would get if it were piecewise linear.
-        reason: Why it is not.
+        notes: Sentences for the user: what is assumed, and what was cut.
+        left_out: Names of the metrics that are left out because they need a piecewise-linear
+            network.
+        reason: Why the network is not piecewise linear.
     """
 
     metrics: dict[str, Metric]
@@ -187,7 +188,7 @@ class DefaultSet:
 
 
 def candidates(seed: int) -> dict[str, Metric]:
-    """Return all metrics that are in the default set of some network."""
+    """Return every metric that is in the default set of some network, by name."""
     found: dict[str, Metric] = {}
     for facts in _EXAMPLES:
         metrics, _ = _select(facts, seed)
@@ -202,7 +203,7 @@ def choose_metrics(
 
     Call it inside `observing`.
     """
-    # One sample will do; a network that holds a mask for each sample must hold that of this one.
+    # A network may hold a mask for each sample. With that of the first it takes any number of rows.
     first = torch.zeros(1, dtype=torch.long, device=x.device)
     facts = find_facts(select_samples(network, first), x, y, outputs)
     metrics, notes = _select(facts, seed)
