@@ -61,7 +61,8 @@ def trajectory_length(
     check_paths(network, path)
     check_switch("exact", exact)
     if exact:
-        return pieces(network, path, integrate=_steps).integrals
+        by_interval = pieces(network, path, integrate=lambda _site, _rows, values: _steps(values))
+        return by_interval.integrals
     paths, points = path.shape[:2]
 
     def length_after(site: Site) -> Tensor | None:
