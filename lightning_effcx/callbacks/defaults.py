@@ -14,7 +14,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_effcx.callbacks.facts import Facts, find_facts
-from lightning_effcx.callbacks.measuring import named
+from lightning_effcx.callbacks.measuring import metrics_by_name
 from lightning_effcx.metrics import (
     FisherRaoNorm,
     JacobianNorm,
@@ -226,4 +226,4 @@ def _select(facts: Facts, seed: int) -> tuple[dict[str, Metric], list[str]]:
         else:
             metrics.append(default.metric(facts, seed))
         notes += [default.note(facts)] if default.note else []
-    return named(metrics), notes
+    return metrics_by_name(metrics), notes

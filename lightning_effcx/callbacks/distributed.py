@@ -24,7 +24,7 @@ def rank() -> int:
     return dist.get_rank() if _are_many() else 0
 
 
-def world() -> int:
+def world_size() -> int:
     """Return how many processes there are."""
     return dist.get_world_size() if _are_many() else 1
 
@@ -67,7 +67,7 @@ def share_errors(work: Callable[[], T]) -> list[T]:
     except Exception as error:  # noqa: BLE001 whatever it is, the others must know
         failure = error
         outcome = b"", *_described(error)
-    outcomes: list[Any] = [None] * world()
+    outcomes: list[Any] = [None] * world_size()
     dist.all_gather_object(outcomes, outcome)
     failed = [number for number, (_, kind, _) in enumerate(outcomes) if kind]
     if not failed:

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_effcx.callbacks.distributed import rank, share_errors, world
+from lightning_effcx.callbacks.distributed import rank, share_errors, world_size
 from lightning_effcx.metrics.base import NetworkMetric
 from lightning_effcx.metrics.shard import Shard
 from lightning_effcx.network import Network, map_tensors
 from lightning_effcx.tags import Tag, check_name, dotted, of_foreign_key, variant_of
 
 
-def named(metrics: Any) -> dict[str, Metric]:
+def metrics_by_name(metrics: Any) -> dict[str, Metric]:
     """Return the metrics by name. Refuse what is not a metric, or has no name."""
     if isinstance(metrics, Mapping):
         pairs = list(metrics.items())
@@ -48,7 +48,7 @@ def _check(name: str, metric: Any) -> None:
     check_name(name)
 
 
-def declared(name: str, metric: Metric) -> list[str]:
+def declared_names(name: str, metric: Metric) -> list[str]:
     """Return the names of a metric's values that are known before the first measurement.
 
     Args:
@@ -75,7 +75,7 @@ def memory(metrics: Mapping[str, Metric]) -> dict[str, dict[str, Any]]:
     }
 
 
-def remember(metrics: Mapping[str, Metric], known: Mapping[str, Mapping[str, Any]]) -> None:
+def restore_memory(metrics: Mapping[str, Metric], known: Mapping[str, Mapping[str, Any]]) -> None:
     """Restore what our metrics remembered. Attributes that they do not know are left out."""
     known = {dotted(name): attributes for name, attributes in known.items()}  # any version's names
     for name, own in memory(metrics).items():
@@ -117,7 +117,7 @@ def _measure_together(
     name: str, metric: NetworkMetric, network: Network, x: Tensor, y: Tensor | None
 ) -> dict[Tag, float]:
     """Measure a shard on each process, and join the shards on the first."""
-    metric.shard = Shard(rank(), of=world())
+    metric.shard = Shard(rank(), of=world_size())
 
     def update() -> dict[str, Any]:
         metric.update(network, x, y)

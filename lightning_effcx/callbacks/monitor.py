@@ -19,7 +19,13 @@ from lightning_effcx.callbacks.lightning_compat import (
     callbacks_around,
     observing_silently,
 )
-from lightning_effcx.callbacks.measuring import declared, measure, memory, named, remember
+from lightning_effcx.callbacks.measuring import (
+    declared_names,
+    measure,
+    memory,
+    metrics_by_name,
+    restore_memory,
+)
 from lightning_effcx.callbacks.probe import Probe
 from lightning_effcx.callbacks.reporting import Reporter
 from lightning_effcx.callbacks.schedules import Every, Schedule
@@ -103,13 +109,12 @@ class ComplexityMonitor(MeasuringHooks):
         super().__init__()
         check_switch("detail", detail)
         check_kind("name", name, str, "text, such as 'encoder'")
-        if name:
-            check_name(prefixed(name, "measure"))
+        check_name(prefixed(name, "measure"))
         if hparams is not None:
             check_kind("hparams", hparams, Mapping, "values by name, such as {'width': 64}")
         check_switch("strict", strict)
         check_seed(seed)
-        self.metrics = candidates(seed) if metrics is None else named(metrics)
+        self.metrics = candidates(seed) if metrics is None else metrics_by_name(metrics)
         self.samples = samples
         self.every = every if callable(every) or every == "end" else Every(every)
         self.budget = budget
@@ -160,7 +165,7 @@ class ComplexityMonitor(MeasuringHooks):
             for entry in state_dict["history"]
         ]
         self._probe.load(state_dict["probe"])
-        remember(self.metrics, state_dict.get("memory", {}))  # older checkpoints have none
+        restore_memory(self.metrics, state_dict.get("memory", {}))  # older checkpoints have none
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -172,7 +177,7 @@ class ComplexityMonitor(MeasuringHooks):
             names = [
                 declared_name
                 for name, metric in self.metrics.items()
-                for declared_name in declared(self._full_name(name), metric)
+                for declared_name in declared_names(prefixed(self.name, name), metric)
             ]
             with self._guard("the declaration of TensorBoard's pages"):
                 declare_measures(trainer, pl_module, names, self.hparams)
@@ -180,10 +185,7 @@ class ComplexityMonitor(MeasuringHooks):
     @property
     def full_names(self) -> set[str]:
         """The names of the metrics as they stand in tags, after the monitor's own name."""
-        return set(map(self._full_name, self.metrics))
-
-    def _full_name(self, metric: str) -> str:
-        return prefixed(self.name, metric)
+        return {prefixed(self.name, metric) for metric in self.metrics}
 
     def _compare_names(self, trainer: Trainer) -> None:
         """Warn if a monitor before this one has measures of the same names."""
@@ -210,7 +212,7 @@ class ComplexityMonitor(MeasuringHooks):
             if subject is None:
                 return None
             for metric_name, metric in self.metrics.items():
-                name = self._full_name(metric_name)
+                name = prefixed(self.name, metric_name)
                 with self._guard(f"the measure {metric_name!r}"):
                     start = perf_counter()
                     device = subject.x.device

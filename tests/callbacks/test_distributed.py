@@ -13,7 +13,7 @@ from lightning_effcx.callbacks.distributed import (
     interleave,
     rank,
     share_errors,
-    world,
+    world_size,
 )
 
 
@@ -34,7 +34,7 @@ def message_of(work):
 def test_one_process_is_rank_0_of_1_and_keeps_its_values():
     value = [object()]
     (kept,) = gather(value)
-    assert (rank(), world()) == (0, 1)
+    assert (rank(), world_size()) == (0, 1)
     assert kept is value
 
 
@@ -54,7 +54,7 @@ def gathered():
         again = gather(torch.ones(1))
     assert not any(value["x"].is_inference() for value in values)
     assert not any(value.is_inference() for value in again)
-    return rank(), world(), values
+    return rank(), world_size(), values
 
 
 def test_every_rank_gets_the_values_of_all_in_order():
@@ -117,7 +117,7 @@ def test_the_rank_that_failed_keeps_its_own_error_as_the_cause():
 def dealt(size, samples, batch):
     data = TensorDataset(torch.arange(size))
     loader = DataLoader(data, batch, sampler=DistributedSampler(data, shuffle=False))
-    own = torch.cat([x for (x,) in loader])[: -(-samples // world())]
+    own = torch.cat([x for (x,) in loader])[: -(-samples // world_size())]
     found = min(samples, count_distinct(loader) or samples)
     return interleave(gather(own), found), interleave(gather(own.tolist()), found)
 
