@@ -22,7 +22,9 @@ def mean_slopes(apply, z):
     "activation", [nn.Tanh, nn.Sigmoid, nn.GELU, nn.SELU, nn.Softplus, nn.ReLU, nn.Hardtanh]
 )
 @pytest.mark.parametrize("chunk", [4, 1000])
-def test_of_connected_layers_it_is_the_product_of_absolute_jacobians(activation, chunk):
+def test_the_amplification_of_connected_layers_is_a_product_of_absolute_jacobians(
+    activation, chunk
+):
     network, x = mlp(5, 7, 6, 4, 3, activation=activation), torch.randn(11, 5)
     found = error_amplification(network, x, chunk=chunk)
     expected = network[6].weight.abs().sum(0) / 3
@@ -73,7 +75,7 @@ class Pooled(nn.Module):
         return self.head(F.max_pool2d(torch.tanh(self.conv(x)), 2).flatten(1))
 
 
-def test_windows_pass_on_to_each_element_as_often_as_it_wins():
+def test_a_pooling_window_passes_on_to_each_element_as_often_as_it_wins():
     network, x = Pooled(), torch.randn(13, 1, 6, 6)
     found = error_amplification(network, x)
     head = network.head.weight.abs().sum(0) / 3
@@ -124,7 +126,7 @@ def test_a_maximum_passes_on_to_both_sides_by_how_often_they_win():
     assert_close(error_amplification(Maximum(), x)["tanh"], torch.cat([wins, 0.5 - wins]))
 
 
-def test_units_that_lead_nowhere_have_none():
+def test_units_that_the_outputs_do_not_need_have_no_amplification():
     class Idle(nn.Module):
         def __init__(self):
             super().__init__()
@@ -139,7 +141,7 @@ def test_units_that_lead_nowhere_have_none():
     assert (found["tanh"] > 0).all()
 
 
-def test_bound_methods_and_gradients_of_others_are_let_alone():
+def test_bound_methods_work_and_existing_gradients_are_kept():
     network, x = mlp(3, 4, 2, activation=nn.Tanh), torch.randn(6, 3)
     outside = torch.ones(2, requires_grad=True)
     outside.grad = torch.full((2,), 3.0)
@@ -160,12 +162,12 @@ def test_bound_methods_and_gradients_of_others_are_let_alone():
     assert_close([p.detach() for p in network.parameters()], before)
 
 
-def test_names_are_those_of_the_units():
+def test_amplifications_have_the_names_of_their_sites():
     network, x = Branches().eval(), torch.randn(9, 3)
     assert [*error_amplification(network, x)] == [*find_sites(network, x)]
 
 
-def test_what_is_no_module_has_no_absolute_weights():
+def test_a_function_and_a_scripted_module_are_refused():
     network = mlp(2, 3, 1, activation=nn.Tanh)
     message = r"needs the weights of a torch.nn.Module, got a .*: pass the module .*'measured'"
     for other in (lambda x: network(x) + 0, torch.jit.script(network)):
@@ -173,7 +175,7 @@ def test_what_is_no_module_has_no_absolute_weights():
             error_amplification(other, torch.randn(4, 2))
 
 
-def test_a_comparison_has_no_derivative():
+def test_a_comparison_is_refused_since_it_has_no_derivative():
     class Compared(nn.Module):
         def forward(self, x):
             h = torch.tanh(x)
@@ -183,7 +185,7 @@ def test_a_comparison_has_no_derivative():
         error_amplification(Compared(), torch.randn(4, 2))
 
 
-def test_a_part_that_is_written_in_place_has_no_derivative_of_its_own():
+def test_a_part_that_is_written_in_place_is_refused():
     class Partly(nn.Module):
         def forward(self, x):
             h = x * 2

@@ -72,7 +72,7 @@ class Slow:
 
 
 @EVERY
-def test_the_greedy_order_is_that_of_a_search_through_all_pairs_of_units_and_samples(name):
+def test_the_greedy_order_agrees_with_a_search_through_all_units_and_samples(name):
     z, weight = scattered()
     approximation = approximated(CURVES[name], z, weight)
     greedy = GreedyOrder([approximation])
@@ -98,7 +98,7 @@ def test_the_greedy_order_is_that_of_a_search_through_all_pairs_of_units_and_sam
 
 
 @EVERY
-def test_units_apart_and_sites_apart_make_no_difference(name):
+def test_units_of_one_site_and_units_of_several_sites_have_the_same_gains(name):
     z, weight = scattered()
     together = GreedyOrder([approximated(CURVES[name], z, weight)])
     apart = GreedyOrder(
@@ -147,7 +147,7 @@ def test_broken_lines_are_continuous_and_touch_the_curve_at_their_tangents(name)
     assert (lines.knot.diff()[same] >= 0).all()
 
 
-def test_weights_of_samples_count_as_so_many_samples():
+def test_a_sample_of_weight_two_counts_as_two_samples():
     z = torch.randn(3, 20)
     times = torch.randint(1, 4, (20,))
     total = GreedyOrder([approximated(torch.tanh, z, times.double().expand(3, -1))])
@@ -178,7 +178,7 @@ def test_parallel_tangents_are_joined_anywhere_between():
     assert_close(lines(z), z)
 
 
-def test_repeated_lines_belong_to_units_that_follow_each_other():
+def test_repeated_functions_belong_to_neighbouring_units():
     z, weight = scattered(units=2)
     greedy = GreedyOrder([approximated(torch.tanh, z, weight)])
     greedy.reach(6)

@@ -27,14 +27,14 @@ CONVEX = {
 SMOOTH = S_SHAPED | CONVEX | {"gelu": F.gelu, "silu": F.silu, "mish": F.mish, "sin": torch.sin}
 
 
-def of(apply, low=-1.7, high=2.9):
+def analyse(apply, low=-1.7, high=2.9):
     return analyse_curve(apply, low, high, like=torch.zeros(()))
 
 
 @pytest.mark.parametrize("name", S_SHAPED)
 @pytest.mark.parametrize("reach", [1.0, 13.7, 1e4])
 def test_s_shaped_curves_turn_at_zero_exactly(name, reach):
-    found = of(S_SHAPED[name], -reach, reach / 3)
+    found = analyse(S_SHAPED[name], -reach, reach / 3)
     assert found.has_one_inflection
     assert found.turns.tolist() == [0.0]
     assert found.signs.tolist() == [-1.0, 1.0]
@@ -42,46 +42,46 @@ def test_s_shaped_curves_turn_at_zero_exactly(name, reach):
 
 @pytest.mark.parametrize("name", CONVEX)
 def test_convex_curves_do_not_turn(name):
-    found = of(CONVEX[name])
+    found = analyse(CONVEX[name])
     assert len(found.turns) == 0
     assert found.signs.tolist() == [-1.0]
     assert not found.has_one_inflection
 
 
-def test_a_concave_curve_is_told_from_a_convex_one():
-    assert of(F.logsigmoid).signs.tolist() == [1.0]
+def test_a_concave_curve_has_another_sign_than_a_convex_one():
+    assert analyse(F.logsigmoid).signs.tolist() == [1.0]
 
 
 def test_gelu_turns_at_the_root_of_two():
     # Its second derivative is (2 - z²) times the density of the normal distribution.
-    found = of(F.gelu)
+    found = analyse(F.gelu)
     assert_close(found.turns, torch.tensor([-math.sqrt(2), math.sqrt(2)]))
     assert found.signs.tolist() == [1.0, -1.0, 1.0]
 
 
 def test_silu_turns_where_its_second_derivative_is_zero():
     # s (1 - s) (2 + z (1 - 2 s)) = 0 for the sigmoid s, so that z tanh(z / 2) = 2.
-    found = of(F.silu)
+    found = analyse(F.silu)
     assert_close(found.turns * torch.tanh(found.turns / 2), torch.full((2,), 2.0))
     assert found.signs.tolist() == [1.0, -1.0, 1.0]
 
 
-def test_a_sine_turns_wherever_it_is_zero_as_far_as_the_data_reach():
-    found = of(torch.sin, 0.0, 40.0)
+def test_a_sine_turns_at_all_its_zeros_among_the_data():
+    found = analyse(torch.sin, 0.0, 40.0)
     assert_close(found.turns, math.pi * torch.arange(-3.0, 13.0))
     assert found.signs.tolist() == [1.0, -1.0] * 8 + [1.0]
 
 
 def test_jumps_of_the_slope_are_found_with_the_slopes_on_both_sides():
     scale, alpha = 1.0507009873554805, 1.6732632423543772
-    selu = of(F.selu)
+    selu = analyse(F.selu)
     assert selu.turns.tolist() == [0.0]
     assert_close(selu.sides, torch.tensor([[scale * alpha, scale]]))
     assert not selu.has_one_inflection
-    halved = of(lambda z: F.elu(z, 0.5))
+    halved = analyse(lambda z: F.elu(z, 0.5))
     assert halved.turns.tolist() == [0.0]
     assert_close(halved.sides, torch.tensor([[0.5, 1.0]]))
-    hardswish = of(F.hardswish)  # z (z + 3) / 6 between -3 and 3
+    hardswish = analyse(F.hardswish)  # z (z + 3) / 6 between -3 and 3
     assert hardswish.turns.tolist() == [-3.0, 3.0]
     assert_close(hardswish.sides, torch.tensor([[0.0, -0.5], [1.5, 1.0]]))
     assert hardswish.jumps.all()
@@ -89,7 +89,7 @@ def test_jumps_of_the_slope_are_found_with_the_slopes_on_both_sides():
 
 @pytest.mark.parametrize("name", SMOOTH)
 def test_tangents_are_on_one_side_of_the_curve_on_each_stretch(name):
-    found = of(SMOOTH[name])
+    found = analyse(SMOOTH[name])
     ends = torch.cat(
         [torch.tensor([-8.0]), found.turns[found.turns.abs() < 8], torch.tensor([8.0])]
     )
@@ -101,10 +101,10 @@ def test_tangents_are_on_one_side_of_the_curve_on_each_stretch(name):
         assert (sign * above > -1e-12 * SMOOTH[name](z).abs().max()).all()
 
 
-def test_what_is_linear_has_no_turns():
+def test_a_linear_function_has_no_turns():
     for apply in (lambda z: z**1, torch.zeros_like):
-        assert len(of(apply).turns) == 0
+        assert len(analyse(apply).turns) == 0
 
 
 def test_a_pole_is_no_inflection():
-    assert not of(torch.reciprocal).has_one_inflection
+    assert not analyse(torch.reciprocal).has_one_inflection

@@ -57,7 +57,7 @@ def approximated(request):
     return network, x, lann_complexity(network, x, tolerance=0.02)
 
 
-def test_it_is_piecewise_linear_as_its_regions_between_knots_tell(approximated):
+def test_it_is_linear_between_the_knots_that_pieces_finds(approximated):
     _, x, lann = approximated
     path = torch.stack([-3 * x[:4], 3 * x[:4]], 1)
     found = pieces(lann.network, path, keep=["output"])
@@ -120,7 +120,7 @@ def test_it_agrees_with_interpolation_in_plain_numpy():
     assert_close(lann.measured_error, float(apart))
 
 
-def test_it_is_of_the_precision_of_the_network():
+def test_it_computes_in_the_precision_of_the_network():
     network, x = mlp(2, 5, 1, activation=nn.GELU).float(), torch.randn(9, 2, dtype=torch.float32)
     lann = lann_complexity(network, x, tolerance=0.01)
     assert lann.network(x).dtype == torch.float32
@@ -131,7 +131,7 @@ def test_it_is_of_the_precision_of_the_network():
     assert pieces(lann.network, torch.tensor([[[-9.0, 0.0], [9.0, 1.0]]])).regions() > 1
 
 
-def test_units_must_come_by_sample():
+def test_samples_must_be_the_first_dimension_of_the_units():
     class Sequence(nn.Module):
         def forward(self, x):
             return torch.tanh(x.transpose(0, 1)).transpose(0, 1).flatten(1)
