@@ -24,6 +24,7 @@ def operator_name(func: Any) -> str:
     """Return the name of an operator, the same for its in-place and its internal forms.
 
     Example:
+        >>> import torch
         >>> operator_name(torch.ops.aten.relu_.default)
         'relu'
     """
