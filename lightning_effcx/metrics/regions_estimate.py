@@ -71,7 +71,8 @@ def estimate_regions(
     network: Network, path: Tensor, budget: int | None, share: float | None, draws: Draws
 ) -> Scores:
     """Estimate the regions of each path, and its knots at each site."""
-    first, second = draws.rand(2, dtype=torch.float64).to(path.device).unbind(1)
+    path = to_precision(path, torch.float64)
+    first, second = draws.rand(2, dtype=path.dtype).to(path.device).unbind(1)
     windows = 1 if budget is None else _WINDOWS
 
     def summed(counts: Tensor) -> Tensor:
@@ -114,6 +115,5 @@ def _windows(path: Tensor, start: Tensor, share: Tensor, windows: int) -> Tensor
     before = position.long().clamp(max=last - 1)
     fraction = (position - before).reshape(*position.shape, *[1] * (path.dim() - 2))
     rows = torch.arange(len(path), device=path.device)[:, None]
-    path = to_precision(path, torch.float64)
     cut = torch.lerp(path[rows, before], path[rows, before + 1], fraction)
     return cut.unflatten(1, (-1, last + 1)).flatten(0, 1)

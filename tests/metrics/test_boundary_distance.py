@@ -305,7 +305,10 @@ def test_processes_agree_on_the_number_of_units():
     [
         (nn.Tanh(), r"site 'tanh' \(tanh\) is not piecewise linear, .*use Transitions or LANN"),
         (lambda x: (x - x.mean(0)).relu(), "site 'mean' mixes the samples of a batch"),
-        (nn.Linear(4, 3), "no units with kinks, so its only region has no boundary: measure jac"),
+        (
+            nn.Linear(4, 3),
+            "no units with kinks, so its only region has no boundary: use Jac",
+        ),
     ],
 )
 def test_networks_without_regions_have_no_nearest_boundary(network, message):

@@ -192,7 +192,10 @@ def test_it_counts_units_and_kinks():
         (lambda x: x.relu() / x.amax(), "site 'amax' mixes the samples of a batch"),
         (lambda x: x.relu() if (x == 0).any() else x, "'eq' lets the network decide by its input"),
         (lambda x: torch.ones(3, 2), "returned no tensor that depends on its input"),
-        (nn.Linear(4, 3), "no units with kinks, so its only region has no boundary: measure jac"),
+        (
+            nn.Linear(4, 3),
+            "no units with kinks, so its only region has no boundary: use Jac",
+        ),
     ],
 )
 def test_networks_without_regions_are_refused(network, message):
