@@ -17,6 +17,7 @@ from torchmetrics import Metric
 import lightning_effcx
 from lightning_effcx import metrics
 from lightning_effcx.callbacks import ComplexityMonitor
+from lightning_effcx.callbacks.lightning_compat import Callback
 
 # Lowest first, one floor a line; a room imports rooms below it only.
 FLOORS = [
@@ -89,6 +90,24 @@ def test_no_two_files_have_a_class_of_the_same_public_name():
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 homes.setdefault(node.name, set()).add(name)
     assert {name: files for name, files in homes.items() if len(files) > 1} == {}
+
+
+def defined_classes() -> dict[type, str]:
+    """The classes of the package, each with the file that defines it."""
+    return {
+        value: name
+        for name in NAMES
+        for value in vars(loaded(name)).values()
+        if inspect.isclass(value) and value.__module__ == f"lightning_effcx.{name}"
+    }
+
+
+def test_a_class_is_abstract_or_final():
+    classes = defined_classes()
+    parents = {base for each in classes for base in each.__bases__ if base in classes}
+    made = {each for each in parents if not inspect.isabstract(each)}
+    # Errors form a tree, and the callbacks of both Lightning packages are joined in one class.
+    assert made == {each for each in made if issubclass(each, Exception)} | {Callback}
 
 
 def test_the_oldest_versions_that_are_tested_are_the_lower_bounds():

@@ -1,5 +1,6 @@
 """The base of metrics that are a mean of scores, one for each path through the samples."""
 
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -25,8 +26,6 @@ class PathMetric(SampleMetric):
         **kwargs: `seed`, `chunk`, and the keyword arguments of `torchmetrics.Metric`.
     """
 
-    measure: ClassVar[str]
-    """The measure: the metric's name before the dot."""
     by_default: ClassVar[Paths] = Segment()
     moves = True
 
@@ -36,6 +35,11 @@ class PathMetric(SampleMetric):
         if isinstance(self.paths, type) or not isinstance(self.paths, Paths):
             raise refusal(TypeError, "paths", self.paths, "what draws paths, such as Segment()")
         self.words: tuple[str, ...] = ()  # that follow the paths in the name
+
+    @property
+    @abstractmethod
+    def measure(self) -> str:
+        """The measure: the metric's name before the dot."""
 
     @property
     def name(self) -> str:
