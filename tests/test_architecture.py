@@ -83,12 +83,25 @@ def test_every_imported_distribution_is_declared_and_every_declared_one_imported
     assert declared - found == set()
 
 
-def test_no_two_files_have_a_class_of_the_same_public_name():
+def names_of_types(file: Path) -> set[str]:
+    """The public classes and type aliases that a file defines."""
+    nodes = ast.walk(ast.parse(file.read_text()))
+    classes = {node.name for node in nodes if isinstance(node, ast.ClassDef)}
+    aliases = {
+        node.target.id
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.AnnAssign)
+        and isinstance(node.target, ast.Name)
+        and getattr(node.annotation, "id", "") == "TypeAlias"
+    }
+    return {name for name in classes | aliases if not name.startswith("_")}
+
+
+def test_no_two_files_have_a_type_of_the_same_public_name():
     homes: dict[str, set[str]] = {}
     for name, file in MODULES.items():
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                homes.setdefault(node.name, set()).add(name)
+        for type_name in names_of_types(file):
+            homes.setdefault(type_name, set()).add(name)
     assert {name: files for name, files in homes.items() if len(files) > 1} == {}
 
 

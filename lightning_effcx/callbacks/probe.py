@@ -18,7 +18,7 @@ from lightning_effcx.callbacks.lightning_compat import Trainer
 from lightning_effcx.network import Call, Recorder, choose_input, describe, find_input, parts
 
 Stage: TypeAlias = Literal["sanity", "validation", "training"]
-Samples: TypeAlias = tuple[Call, Tensor | None]
+ProbeSamples: TypeAlias = tuple[Call, Tensor | None]
 """What the network is called with, and the targets if all samples have one."""
 
 
@@ -42,7 +42,7 @@ class Collection:
     calls: list[Call] = field(default_factory=list)
     targets: list[Tensor | None] = field(default_factory=list)
 
-    def samples(self) -> Samples | None:
+    def samples(self) -> ProbeSamples | None:
         """Return all samples, none if there are none, or raise the error."""
         if self.error is not None:
             raise self.error
@@ -67,7 +67,7 @@ class Probe:
         self.choices = choices
         self.stage: Stage | None = None
         self.collected = Collection()
-        self._gathered: Samples | None = None
+        self._gathered: ProbeSamples | None = None
         self._saved: dict[str, Any] = {}
         self._recorder: Recorder | None = None
 
@@ -154,7 +154,7 @@ class Probe:
 
     # -- gathering
 
-    def gather_samples(self, trainer: Trainer) -> Samples:
+    def gather_samples(self, trainer: Trainer) -> ProbeSamples:
         """Return the samples of all processes, in the order in which one process would see them."""
         if self._gathered is None:
             found = [own for own in share_errors(self.collected.samples) if own is not None]
@@ -188,7 +188,7 @@ class Probe:
         """Take the samples from a checkpoint; all other arguments of the network are recorded."""
         self._saved = state
 
-    def _as_saved(self, call: Call, y: Tensor | None) -> Samples:
+    def _as_saved(self, call: Call, y: Tensor | None) -> ProbeSamples:
         """Put the samples of the checkpoint in place of others, if it is of the same network."""
         saved = {tuple(place): tensor for place, tensor in self._saved.get("tensors", ())}
         if not saved or {*saved} != {*call.varying}:
@@ -200,7 +200,7 @@ class Probe:
         return call.replaced(tensors, samples), None if y is None else y.to(device)
 
 
-def _merged(found: list[Samples], samples: int, shards: list[int]) -> Samples:
+def _merged(found: list[ProbeSamples], samples: int, shards: list[int]) -> ProbeSamples:
     """Merge what the processes found.
 
     Args:

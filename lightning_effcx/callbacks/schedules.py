@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 from lightning_effcx.callbacks.budget import Budget
 from lightning_effcx.options import check_count, check_kind, check_number
 
-Rule: TypeAlias = Callable[[int], bool] | Literal["end"]
+ValidationRule: TypeAlias = Callable[[int], bool] | Literal["end"]
 """Maps the number of validations so far, 0 at the first, to whether this one is measured.
 
 `"end"` stands for one measurement at the end of the training.
@@ -75,7 +75,7 @@ class Schedule:
         budget: What measuring may cost.
     """
 
-    rule: Rule
+    rule: ValidationRule
     budget: Budget
 
     def wants(self, validations: int) -> bool:

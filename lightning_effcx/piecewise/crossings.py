@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_effcx.piecewise.rows import Rows
 
 
-class Between(NamedTuple):
+class BetweenRows(NamedTuple):
     """Units that pass a kink between two rows, one entry each.
 
     Attributes:
@@ -39,10 +39,10 @@ class AtRows(NamedTuple):
     kink: Tensor
 
 
-FindCrossings: TypeAlias = Callable[[Tensor, tuple[float, ...], Rows], tuple[Between, AtRows]]
+FindCrossings: TypeAlias = Callable[[Tensor, tuple[float, ...], Rows], tuple[BetweenRows, AtRows]]
 
 
-def find_crossings(z: Tensor, kinks: tuple[float, ...], rows: Rows) -> tuple[Between, AtRows]:
+def find_crossings(z: Tensor, kinks: tuple[float, ...], rows: Rows) -> tuple[BetweenRows, AtRows]:
     """Return where units pass kinks; a unit that only touches a kink does not pass it.
 
     Args:
@@ -65,12 +65,12 @@ def find_crossings(z: Tensor, kinks: tuple[float, ...], rows: Rows) -> tuple[Bet
         fraction = (kink - start) / (end - start)
         between.append((left, unit, torch.full_like(left, index), fraction))
     return (
-        Between(*(torch.cat(column) for column in zip(*between, strict=True))),
+        BetweenRows(*(torch.cat(column) for column in zip(*between, strict=True))),
         AtRows(*(torch.cat(column) for column in zip(*at_rows, strict=True))),
     )
 
 
-def cross_once(z: Tensor, kinks: tuple[float, ...], rows: Rows) -> tuple[Between, AtRows]:
+def cross_once(z: Tensor, kinks: tuple[float, ...], rows: Rows) -> tuple[BetweenRows, AtRows]:
     """Let the first unit pass a kink between two equal rows, as no unit really does.
 
     A network is run with it to see whether it goes on where a row is inserted.
@@ -78,7 +78,7 @@ def cross_once(z: Tensor, kinks: tuple[float, ...], rows: Rows) -> tuple[Between
     del kinks
     first = torch.zeros(int(not rows.version), dtype=torch.long, device=z.device)
     fraction = torch.full_like(first, 0.5, dtype=rows.position.dtype)
-    return Between(first, first, first, fraction), AtRows(*[first[:0]] * 3)
+    return BetweenRows(first, first, first, fraction), AtRows(*[first[:0]] * 3)
 
 
 def _passing(

@@ -16,16 +16,16 @@ import torch
 from torch import nn
 
 from lightning_effcx.network.state.data import TensorData
-from lightning_effcx.network.state.network_state import Found, Kind, NetworkState
+from lightning_effcx.network.state.network_state import Found, NetworkState, StateKind
 from lightning_effcx.network.state.ownership import is_of_this_package
 from lightning_effcx.network.state.replacing import replace_in
 from lightning_effcx.network.state.unrestorable import substitute
 from lightning_effcx.network.state.walk import find_state
 
 _REPORTED = {
-    Kind.PARAMETER_NAMES: "the parameters of",
-    Kind.HOOKS: "the hooks of",
-    Kind.PARAMETER_DATA: "the values of the parameter",
+    StateKind.PARAMETER_NAMES: "the parameters of",
+    StateKind.HOOKS: "the hooks of",
+    StateKind.PARAMETER_DATA: "the values of the parameter",
 }
 _SHOWN = 3
 
@@ -101,7 +101,7 @@ def _in_eval_mode(modules: list[nn.Module]) -> Iterator[None]:
 def _is_parameter_among(found: Found, known: set[int]) -> bool:
     """Return whether a state is the data of a tensor that is kept further out."""
     return (
-        found.kind is Kind.PARAMETER_DATA
+        found.kind is StateKind.PARAMETER_DATA
         and isinstance(found.state, TensorData)
         and id(found.state.of) in known
     )

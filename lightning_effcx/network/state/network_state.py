@@ -10,7 +10,7 @@ from lightning_effcx.network.state.containers import Container, State
 from lightning_effcx.network.state.ownership import is_of_this_package
 
 
-class Kind(Enum):
+class StateKind(Enum):
     """What a state is."""
 
     CONTAINER = auto()
@@ -25,7 +25,7 @@ class Found(NamedTuple):
 
     name: str
     state: State
-    kind: Kind
+    kind: StateKind
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +64,6 @@ class NetworkState:
         return [
             found.state
             for found in self.states
-            if found.kind in {Kind.CONTAINER, Kind.PARAMETER_NAMES}
+            if found.kind in {StateKind.CONTAINER, StateKind.PARAMETER_NAMES}
             and isinstance(found.state, Container)
         ]

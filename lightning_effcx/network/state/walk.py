@@ -30,7 +30,7 @@ from lightning_effcx.network.state.containers import (
 )
 from lightning_effcx.network.state.data import TensorData, copied_data, has_data
 from lightning_effcx.network.state.names_in_code import names_in
-from lightning_effcx.network.state.network_state import Found, Kind, NetworkState
+from lightning_effcx.network.state.network_state import Found, NetworkState, StateKind
 from lightning_effcx.network.state.ownership import Ownership
 from lightning_effcx.network.state.unrestorable import is_unrestorable
 
@@ -101,10 +101,12 @@ class _Walk:
                 at = f"{name}.{key}" if isinstance(key, str) else f"{name}[{key!r}]"
                 self._waiting.append((at.lstrip("."), part))
 
-    def _add(self, name: str, state: State, kind: Kind = Kind.CONTAINER) -> None:
+    def _add(self, name: str, state: State, kind: StateKind = StateKind.CONTAINER) -> None:
         self.found.states.append(Found(name, state, kind))
 
-    def _enter(self, name: str, container: Container, kind: Kind = Kind.CONTAINER) -> None:
+    def _enter(
+        self, name: str, container: Container, kind: StateKind = StateKind.CONTAINER
+    ) -> None:
         """Add a container, and go on to what it holds."""
         self._add(name, container, kind)
         self._push(name, container.read())
@@ -125,14 +127,14 @@ class _Walk:
             self._enter(name, Scripted(module))
             self._push(name, dict(module.named_children()))
             return
-        self._enter(name, Items(held["_parameters"]), Kind.PARAMETER_NAMES)
+        self._enter(name, Items(held["_parameters"]), StateKind.PARAMETER_NAMES)
         self._buffers |= {id(buffer) for buffer in held["_buffers"].values()}
         self._enter(name, Items(held["_buffers"]))
         self._enter(name, Items(held["_modules"]))
         self._add(name, Elements(held["_non_persistent_buffers_set"]))
         for key in _OF_TORCH & held.keys():
             if key.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")):
-                self._enter(name, Items(held[key]), Kind.HOOKS)
+                self._enter(name, Items(held[key]), StateKind.HOOKS)
 
     def _visit_tensor(self, name: str, tensor: Tensor) -> None:
         is_parameter = isinstance(tensor, nn.Parameter)
@@ -146,9 +148,9 @@ class _Walk:
         elif has_data(tensor) and is_parameter:
             self._copied_bytes -= tensor.nbytes
             data = TensorData(tensor, copies=self._copied_bytes >= 0)
-            self._add(name, data, Kind.PARAMETER_DATA)
+            self._add(name, data, StateKind.PARAMETER_DATA)
         elif has_data(tensor):
-            self._add(name, TensorData(tensor), Kind.OTHER_DATA)
+            self._add(name, TensorData(tensor), StateKind.OTHER_DATA)
 
     # -- objects
 
@@ -159,7 +161,7 @@ class _Walk:
         elif data is not None:
             self._bytes -= getattr(value, "nbytes", 0)
             if self._bytes >= 0:
-                self._add(name, data, Kind.OTHER_DATA)
+                self._add(name, data, StateKind.OTHER_DATA)
         elif isinstance(value, ModuleType):
             if self._own.owns_file(value.__name__):
                 self._add_space(value)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_effcx.network.state import walk
 from lightning_effcx.network.state.names_in_code import names_in
-from lightning_effcx.network.state.network_state import Kind
+from lightning_effcx.network.state.network_state import StateKind
 from lightning_effcx.network.state.walk import find_state
 
 
@@ -139,8 +139,8 @@ def test_nothing_in_the_zoo_cannot_be_put_back(name):
 
 def test_parameters_are_told_apart_from_what_may_change():
     kinds = [found.kind for found in find_state(nn.BatchNorm1d(2)).states]
-    assert kinds.count(Kind.PARAMETER_DATA) == 2
-    assert kinds.count(Kind.OTHER_DATA) == 3
+    assert kinds.count(StateKind.PARAMETER_DATA) == 2
+    assert kinds.count(StateKind.OTHER_DATA) == 3
 
 
 def test_code_names_globals_and_attributes_also_in_what_is_defined_within():
