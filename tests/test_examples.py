@@ -1,4 +1,5 @@
 import json
+import logging
 import re
 import runpy
 import subprocess
@@ -10,6 +11,15 @@ from typing import Any
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before():
+    """Undo what examples and the notebook, which run in this process, tell the logger."""
+    logger = logging.getLogger("pytorch_lightning")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture
