@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import strategy_trainings
 
-# Which strategy does which trainings.
+# Which strategy does which trainings. To spawn takes longest: the package is imported every time.
 RUNS = {
     "auto": ("curves", "validate", "few", "broken"),
     # Each in a process of its own that sees the error; forks are ended once one of them failed.
@@ -19,10 +19,8 @@ RUNS = {
     "ddp_spawn": ("curves",),
     "fsdp2": ("curves", "validate", "few", "watched", "alone"),
 }
-# Each spawned process imports the package anew, which takes longest.
-MARKS = {"ddp_spawn": pytest.mark.slow}
 PAIRS = [
-    pytest.param(strategy, training, marks=MARKS.get(strategy, ()))
+    (strategy, training)
     for strategy, trainings in RUNS.items()
     for training in trainings
     if strategy != "auto" and training in RUNS["auto"]
@@ -119,9 +117,7 @@ def test_two_processes_measure_what_one_does(told, strategy, training):
         assert values(rank["metrics"]) == near[-1]
 
 
-@pytest.mark.parametrize(
-    "strategy", [pytest.param(name, marks=MARKS.get(name, ())) for name in RUNS if name != "auto"]
-)
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_fork", "ddp_spawn", "fsdp2"])
 def test_callbacks_that_watch_a_measure_decide_alike_on_all_ranks(told, strategy):
     (expected,) = told("auto", "curves")
     first, second = told(strategy, "curves")
