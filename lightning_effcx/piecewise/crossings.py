@@ -15,8 +15,8 @@ class BetweenRows(NamedTuple):
     Attributes:
         left: The row before.
         unit: The unit.
-        kink: Which of its kinks, as an index.
-        fraction: How far it is from the row before to the next one.
+        kink: The index of the kink among the kinks of the unit.
+        fraction: The fraction of the way from the row before to the row after.
     """
 
     left: Tensor
@@ -26,12 +26,12 @@ class BetweenRows(NamedTuple):
 
 
 class AtRows(NamedTuple):
-    """Units that pass a kink at a row, where they are on it, one entry each.
+    """Units that pass a kink exactly at a row, one entry each.
 
     Attributes:
         row: The row.
         unit: The unit.
-        kink: Which of its kinks, as an index.
+        kink: The index of the kink among the kinks of the unit.
     """
 
     row: Tensor
@@ -43,7 +43,7 @@ FindCrossings: TypeAlias = Callable[[Tensor, tuple[float, ...], Rows], tuple[Bet
 
 
 def find_crossings(z: Tensor, kinks: tuple[float, ...], rows: Rows) -> tuple[BetweenRows, AtRows]:
-    """Return where units pass kinks; a unit that only touches a kink does not pass it.
+    """Find where units pass kinks. A unit that only touches a kink does not pass it.
 
     Args:
         z: The pre-activations, `(r, u)`.
@@ -71,9 +71,9 @@ def find_crossings(z: Tensor, kinks: tuple[float, ...], rows: Rows) -> tuple[Bet
 
 
 def cross_once(z: Tensor, kinks: tuple[float, ...], rows: Rows) -> tuple[BetweenRows, AtRows]:
-    """Let the first unit pass a kink between two equal rows, as no unit really does.
+    """Pretend that the first unit passes a kink between the first two rows.
 
-    A network is run with it to see whether it goes on where a row is inserted.
+    A pass with this function shows whether a network still runs after a row is inserted.
     """
     del kinks
     first = torch.zeros(int(not rows.version), dtype=torch.long, device=z.device)
@@ -84,13 +84,13 @@ def cross_once(z: Tensor, kinks: tuple[float, ...], rows: Rows) -> tuple[Between
 def _passing(
     above: Tensor, left: Tensor, unit: Tensor, ends: Tensor, rows: Rows
 ) -> tuple[Tensor, Tensor]:
-    """Return the rows where units are on a kink, and the units, if they pass it there.
+    """Return the rows at which units pass a kink, and these units.
 
     Args:
-        above: Where units are above the kink, `(r, u)`.
-        left: Rows, of which either the row itself or the next one is on the kink.
+        above: Whether each unit is above the kink at each row, `(r, u)`.
+        left: Rows at which a unit is on the kink, or is so at the next row.
         unit: The units.
-        ends: Whether it is the next row.
+        ends: Whether the unit is on the kink at the next row.
         rows: The rows.
     """
     row = left + ends.long()

@@ -1,15 +1,15 @@
-"""Pieces: the exact anatomy of a piecewise-linear network along polylines, in one pass.
+"""Lines: the exact pieces of a piecewise-linear network along polylines, found in one pass.
 
-Rows of the batch are points on the paths (`rows.py`). At a nonlinearity, a unit whose
-pre-activation passes a kink between two neighbouring rows does so where linear interpolation says,
-exactly: a row is inserted there, and the unit's pre-activation is set to the kink. Everything else
-in the network is affine, hence exact at the new rows as well. The cost is about that of one forward
-pass over the vertices and knots.
+The rows of the batch are points on the paths (`rows.py`). Between two neighbouring rows, every
+pre-activation is affine. So if a unit passes a kink there, linear interpolation gives the exact
+position. The pass inserts a row at this position, and sets the unit's pre-activation to the kink.
+All other operations are affine, so their values at the new row are exact, too. The cost is about
+that of one forward pass over the vertices and the knots.
 
-A unit is above a kink where its pre-activation is strictly greater. A *knot* is a position strictly
-inside a path at which a unit goes from not above to above or back: touching a kink is no knot, and
-where a unit stays exactly on its kink it is not above it. Repeated vertices count once. Counts do
-not depend on how a path is cut into segments, nor on its direction.
+A unit is above a kink if its pre-activation is strictly greater than the kink. A *knot* is a
+position inside a path at which a unit changes from not above to above, or back. A unit that only
+touches a kink has no knot there. A unit that stays exactly on its kink is not above it. Repeated
+vertices count once. Counts do not depend on the direction of a path, nor on how it is cut.
 
 The sampling of Hanin and Rolnick, "Complexity of Linear Regions in Deep Networks", ICML 2019, and
 the exact line restrictions of Sotoudeh and Thakur, "Computing Linear Restrictions of Neural
@@ -34,24 +34,26 @@ from lightning_effcx.piecewise.rows import Rows
 BUDGET = 2**28
 """Bytes that the activations of one pass may take, unless eight rows take more."""
 
+# Units that share a boundary find it at positions that differ by rounding.
 _NEAR = 1e-12  # of a segment
 
 
 @dataclass(frozen=True, eq=False)
 class Pieces:
-    """Every knot on some paths; one entry for each unit that bends at it.
+    """Every knot on some paths. A knot at which several units bend has one entry for each unit.
 
     Attributes:
         path: The index of the path, `(k,)`; ascending.
-        position: Where on it: the index of a vertex, plus the fraction of the way to the next,
-            `(k,)`; ascending on each path.
-        arc_length: Where on it: the length of the path from its start, in units of input, `(k,)`.
+        position: The position on the path, `(k,)`: the index of a vertex, plus the fraction of the
+            way to the next vertex; ascending on each path.
+        arc_length: The length of the path from its start to the knot, in units of input, `(k,)`.
         site: The index in `sites` of the nonlinearity, `(k,)`.
         unit: The index of the unit among those of its site, flattened, `(k,)`.
-        kink: Which of its kinks, in ascending order, the unit is at, `(k,)`; 0 for a choice.
+        kink: The index of the kink among the kinks of the unit, which ascend, `(k,)`; 0 for a
+            maximum or minimum.
         sites: The names of the nonlinearities, in order of execution.
-        paths: How many paths there are.
-        values: For each site to keep, its outputs at the knots, flattened, `(k, v)`.
+        paths: The number of paths.
+        values: For each site in `keep`, its outputs at the knots, flattened, `(k, v)`.
         integrals: For each site, and `input` and `output`, the sum over the intervals of each path,
             `(s,)`, of what `integrate` returned.
     """
@@ -68,15 +70,17 @@ class Pieces:
     integrals: dict[str, Tensor]
 
     def transitions(self, site: str | None = None) -> Int[Tensor, " s"]:
-        """Count the knots of all units, or of those at one site, on each path."""
+        """Count the knots on each path, of all units or of the units at one site."""
         chosen = slice(None) if site is None else self.site == self.sites.index(site)
         return self.path[chosen].bincount(minlength=self.paths)
 
     def regions(self, site: str | None = None) -> Int[Tensor, " s"]:
-        """Count the pieces on each path: one more than there are different knots, or of one site's.
+        """Count the pieces of each path: one more than it has different knots.
 
-        Knots that are closer than a part in 10^12 of a segment are one boundary, met by several
-        units.
+        Knots that are closer than 10^-12 of a segment count as one, at which several units bend.
+
+        Args:
+            site: The site whose knots count. By default the knots of all sites count.
         """
         chosen = slice(None) if site is None else self.site == self.sites.index(site)
         path, position = self.path[chosen], self.position[chosen]
@@ -96,19 +100,19 @@ def pieces(  # noqa: PLR0913 each is one thing that users may choose
     keep: Collection[str] = (),
     integrate: Integrate | None = None,
 ) -> Pieces:
-    """Find every knot of `network` on each path; not differentiable.
+    """Find every knot of `network` on each path. The result is not differentiable.
 
     Args:
-        network: Maps `(n, ...)` to `(n, k)`, treating samples independently; its operations must
+        network: Maps `(n, ...)` to `(n, k)`, treating samples independently. Its operations must
             be affine or piecewise linear in the input.
         path: The paths.
-        dtype: The precision of the pass, to which parameters are cast as they are met.
-        budget: Bytes that activations may take; while an operation runs there are copies, so the
-            peak is up to four times as much. Paths whose knots need more are cut, and their parts
-            done one after the other; where that would take more than a thousand passes, they are
-            refused.
-        keep: The sites, or `input` or `output`, whose values at the knots are wanted. They take
-            memory that grows with the number of knots.
+        dtype: The precision of the pass. Parameters are cast to it when they are used.
+        budget: How many bytes the activations may take. Operations make copies while they run, so
+            the peak is up to four times as much. Paths with too many knots for the budget are cut
+            into parts, which are done one after the other. A path that would need more than a
+            thousand passes is refused.
+        keep: The sites whose values at the knots are wanted; `input` and `output` are possible,
+            too. The values take memory that grows with the number of knots.
         integrate: Given a site's name, rows, and the site's values `(r, v)` there, returns one
             number for each interval between rows, `(r - 1,)`. The values are affine on each
             interval. The result has the sums in `integrals`.
@@ -134,19 +138,21 @@ def pieces(  # noqa: PLR0913 each is one thing that users may choose
         try:
             found = in_parts(network, rows, x, engine)
         except IdleError as error:
-            idle |= error.sites  # once more, without what is known at the end only
+            # Only the end of a pass tells that the outputs do not depend on some sites. Their
+            # knots do not count, so another pass runs without them.
+            idle |= error.sites
         else:
             return _gathered(found, path, kept, tuple(sites), keep)
 
 
 def check_piecewise_linear(network: Network, x: Float[Tensor, "n ..."]) -> None:
-    """Say why `pieces` refuses a network, if it does, by one pass over the first sample."""
+    """Raise the error with which `pieces` would refuse a network; one pass over one sample."""
     first = to_precision(x[:1], torch.float64)
     position = torch.arange(2).to(first)
     rows = Rows(torch.zeros_like(position, dtype=torch.long), position)
     twice = first.expand(2, *x.shape[1:])
     engine = Engine(rows, twice, {}, budget=math.inf, find_crossings=cross_once)
-    with suppress(IdleError):  # which says that the pass came to its end
+    with suppress(IdleError):  # raised at the end of a pass, so nothing was refused
         engine.run(in_precision(network, twice.dtype))
 
 
@@ -157,7 +163,7 @@ def _gathered(
     sites: tuple[str, ...],
     keep: Collection[str],
 ) -> Pieces:
-    """Join what was found on parts of the paths, in order."""
+    """Join the knots of all parts of the paths, sorted by path and position."""
     known = {"input", *sites, "output"}
     for name in keep:
         if name not in known:
@@ -188,7 +194,7 @@ def _gathered(
 
 
 def _arc_length(path: Tensor, where: Tensor, position: Tensor) -> Tensor:
-    """Return how long the paths are from their starts to the positions."""
+    """Return the lengths of the paths from their starts to the positions."""
     segments = torch.linalg.vector_norm(path.diff(dim=1).flatten(2), dim=2)
     segments = torch.nn.functional.pad(segments, (1, 1))  # none before the first vertex
     before = position.long()
@@ -206,20 +212,23 @@ def _summed(parts: list[dict[str, tuple[Tensor, Tensor]]], paths: int) -> dict[s
 
 
 def _kept(path: Tensor) -> Tensor:
-    """Tell which vertices do not repeat the one before, `(s, p)`."""
+    """Tell which vertices differ from the vertex before, `(s, p)`."""
     moves = (path[:, 1:] != path[:, :-1]).flatten(2).any(2)
     return torch.cat([moves.new_ones(len(path), 1), moves], 1)
 
 
 def _start(path: Tensor, kept: Tensor) -> tuple[Rows, Tensor]:
-    """Lay all vertices out as rows, without repetitions; positions count those kept."""
+    """Return the rows of all vertices without repetitions, and the inputs there.
+
+    The positions of the rows count the vertices that are kept.
+    """
     where, _ = kept.nonzero(as_tuple=True)
     position = (kept.cumsum(1) - 1)[kept]
     return Rows(where, position.to(path.dtype)), path[kept]
 
 
 def _at_vertices(position: Tensor, where: Tensor, kept: Tensor) -> Tensor:
-    """Turn positions among the vertices kept into positions among all."""
+    """Turn positions among the kept vertices into positions among all vertices."""
     ordinal = kept.cumsum(1) - 1
     index = torch.arange(kept.shape[1], device=kept.device).expand_as(ordinal)
     last = torch.zeros_like(index).scatter_reduce(1, ordinal, index, "amax")

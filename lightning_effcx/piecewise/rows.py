@@ -1,8 +1,8 @@
-"""Rows: points on polylines between which everything computed so far is affine.
+"""Rows: points on polylines. Between neighbouring rows, everything computed so far is affine.
 
-The rows of a batch are points on paths, in order. Where some unit bends between two neighbouring
-rows, a row is inserted there. A tensor that was computed before can be brought to the new rows by
-interpolating its own, exactly, since it is affine between them: nothing is computed twice.
+The rows of a batch are points on paths, in order. If a unit bends between two neighbouring rows, a
+row is inserted at the bend. A tensor that was computed before has no value at the new row. But it
+is affine between its own rows, so interpolation gives the exact value. Nothing is computed twice.
 """
 
 import torch
@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 class Rows:
-    """Points on paths and the history of their refinement.
+    """Points on paths, and the history of the insertions.
 
     Args:
-        path: Which path each row is on, `(r,)`; rows of a path are neighbours, in order.
-        position: Where on it, `(r,)`: the index of a vertex plus the fraction of the way to the
-            next.
+        path: The index of each row's path, `(r,)`. The rows of a path follow each other, in order.
+        position: The position of each row on its path, `(r,)`: the index of a vertex, plus the
+            fraction of the way to the next vertex.
     """
 
     def __init__(self, path: Tensor, position: Tensor) -> None:
@@ -27,19 +27,24 @@ class Rows:
 
     @property
     def version(self) -> int:
-        """How often rows were inserted: a tensor belongs to the version it was computed at."""
+        """How often rows were inserted. A tensor belongs to the version that computed it."""
         return len(self._refinements)
 
     def joined(self) -> Tensor:
-        """Whether each row and the next are on one path, `(r - 1,)`."""
+        """Tell whether each row and the next one are on the same path, `(r - 1,)`."""
         return self.path[1:] == self.path[:-1]
 
     def insert(self, left: Tensor, fraction: Tensor) -> Tensor:
-        """Insert rows `fraction` of the way after the rows `left`; return their new indices."""
+        """Insert rows; return their indices.
+
+        Args:
+            left: The row before each new row.
+            fraction: The fraction of the way from that row to the one after it.
+        """
         old = torch.arange(len(self.path), device=left.device)
         order = fraction.argsort(stable=True)
         order = order[left[order].argsort(stable=True)]
-        behind = left[order]  # each new row moves all that come after it on by one
+        behind = left[order]  # each new row adds one to the index of every later row
         moved = old + torch.searchsorted(behind, old)
         new = torch.empty_like(left)
         new[order] = behind + 1 + torch.arange(len(left), device=left.device)
@@ -55,20 +60,24 @@ class Rows:
         return new
 
     def origin(self) -> tuple[Tensor, Tensor]:
-        """Return after which row of the start each row of now is, and how far on, as a fraction."""
+        """Return where each present row lies among the first rows.
+
+        Returns:
+            The index of the first row before it, and the fraction of the way to the next one.
+        """
         if self.version:
             return self._composed(0, self.version)
         index = torch.arange(len(self.path), device=self.path.device)
         return index, torch.zeros_like(self.position)
 
     def moved(self, index: Tensor, version: int) -> Tensor:
-        """Return the indices of now of rows that had `index` at `version`."""
+        """Return the present indices of rows that had `index` at `version`."""
         for now in self._moves[version:]:
             index = now[index]
         return index
 
     def first(self, values: Tensor, version: int) -> Tensor:
-        """Return `values`, `(r, ...)` at `version`, at the rows that were there from the start."""
+        """Return the entries of `values`, `(r, ...)` at `version`, for the first rows."""
         if not version:
             return values
         start = torch.arange(self.counts[0], device=self.path.device)
@@ -77,15 +86,21 @@ class Rows:
         return values.unflatten(0, (self.counts[version], -1))[start].flatten(0, 1)
 
     def bring(self, values: Tensor, version: int, to: int | None = None) -> Tensor:
-        """Bring `values`, `(r, ...)` at `version`, to the rows of a later version, or of now."""
+        """Interpolate `values`, `(r, ...)` at `version`, at the rows of a later version.
+
+        Args:
+            values: The values. Several entries may belong to each row, as after a reshape.
+            version: The version at which they were computed.
+            to: The later version, by default the present one.
+        """
         to = self.version if to is None else to
         if version == to:
             return values
-        by_row = values.unflatten(0, (self.counts[version], -1))  # samples may be cut in parts
+        by_row = values.unflatten(0, (self.counts[version], -1))
         return self._interpolate(by_row, *self._composed(version, to)).flatten(0, 1)
 
     def _composed(self, version: int, to: int) -> tuple[Tensor, Tensor]:
-        """Return the refinements from `version` to `to` as one."""
+        """Return the insertions from `version` to `to` as if they were one."""
         left, fraction = self._refinements[version]
         for later_left, later_fraction in self._refinements[version + 1 : to]:
             right = (later_left + 1).clamp(max=len(left) - 1)
@@ -99,7 +114,7 @@ class Rows:
     @staticmethod
     def _interpolate(values: Tensor, left: Tensor, fraction: Tensor) -> Tensor:
         moved = values[left]
-        (new,) = fraction.nonzero(as_tuple=True)  # the others stay exactly what they were
+        (new,) = fraction.nonzero(as_tuple=True)  # old rows keep their values bit by bit
         weight = fraction[new].to(values.dtype).reshape(-1, *[1] * (values.dim() - 1))
         moved[new] = moved[new].lerp_(values[left[new] + 1], weight)
         return moved
