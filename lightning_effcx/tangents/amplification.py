@@ -104,6 +104,7 @@ class _Node(NamedTuple):
     node: Any
     shape: torch.Size
     samples: int
+    output: Tensor | None
 
 
 def _record_slopes(
@@ -131,7 +132,10 @@ def _node(site: Site) -> _Node:
             "comparison, or inside a torch.autograd.Function, or written in place into a part of "
             "a tensor: use error='measured'."
         )
-    return _Node(node, site.output.shape, site.samples)
+    # In older versions of torch, the node of an operator that is registered in Python loses what it
+    # saved when the output is gone.
+    output = None if callable(node) else site.output
+    return _Node(node, site.output.shape, site.samples, output)
 
 
 def _average_back(
@@ -147,13 +151,13 @@ def _average_back(
         index: Which of them holds the units.
     """
     total = [None if g is None else torch.zeros_like(g) for g in given]
-    for node, shape, samples in nodes:
+    for node, shape, samples, _ in nodes:
         gradients: list[Tensor | None] = [None] * outputs
         gradients[index] = _expand(arriving, shape, samples)
         for so_far, local in zip(total, _call(node, gradients), strict=True):
             if so_far is not None:
                 so_far.add_(_sum_samples(local.abs(), so_far.shape, samples))
-    count = sum(samples for _, _, samples in nodes)
+    count = sum(each.samples for each in nodes)
     return tuple(None if so_far is None else so_far / count for so_far in total)
 
 

@@ -111,7 +111,9 @@ CALLS = {
         lambda x: x.masked_fill(mask(4), x.sum()),
     ],
     "view_as_real": [lambda x: torch.view_as_real(torch.complex(x, x))],
-    "view_as_complex": [lambda x: torch.view_as_complex(x[..., :2].contiguous())],
+    "view_as_complex": [
+        lambda x: torch.view_as_complex(x[..., :2].clone(memory_format=torch.contiguous_format))
+    ],
     "where": binary(partial(torch.where, mask(4))),
     "addcmul": [
         lambda x: torch.addcmul(x, const(4), const(4)),

@@ -228,7 +228,10 @@ LINEAR = {
     ),
     "transposed conv": (nn.ConvTranspose2d(2, 3, 2, dtype=torch.float64), IMAGES),
     "batch_norm": (nn.BatchNorm2d(2, dtype=torch.float64), IMAGES),
-    "instance_norm with statistics": (nn.InstanceNorm2d(2, track_running_stats=True), IMAGES),
+    "instance_norm with statistics": (
+        nn.InstanceNorm2d(2, track_running_stats=True, dtype=torch.float64),
+        IMAGES,
+    ),
     "dropout": (nn.Dropout(), (4,)),
     "average pools": (lambda x: F.avg_pool2d(F.adaptive_avg_pool2d(x, 2), 2), IMAGES),
     "interpolation": (lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), IMAGES),
