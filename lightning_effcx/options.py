@@ -13,7 +13,7 @@ _SHOWN = 60  # characters of a value, at most
 
 
 def check_word(name: str, given: Any, *words: str) -> None:
-    """Raise if a value is none of some words. The message names the most similar word first.
+    """Raise if a value is not one of the words. The message names the most similar word first.
 
     Example:
         >>> check_word("between", "samee", "any", "same", "different")

@@ -203,7 +203,7 @@ def choose_metrics(
 
     Call it inside `observing`.
     """
-    # A network may hold a mask for each sample. With that of the first it takes any number of rows.
+    # A network may hold a mask for each sample. With the mask of the first it takes any rows.
     first = torch.zeros(1, dtype=torch.long, device=x.device)
     facts = find_facts(select_samples(network, first), x, y, outputs)
     metrics, notes = _select(facts, seed)

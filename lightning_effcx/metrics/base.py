@@ -82,7 +82,7 @@ class NetworkMetric(Metric):
         return self.measurement().scalars(self.name)
 
     def rows_at_once(self, x: Tensor) -> int:
-        """Return how many rows like those of `x` to evaluate at once: fewer if they are large."""
+        """Return how many rows to evaluate at once: fewer if the rows of `x` are large."""
         bytes_of_row = max(1, x[:1].numel() * x.element_size())
         return max(1, min(self.chunk, _MOST // bytes_of_row))
 

@@ -151,7 +151,7 @@ class AffineExtension(Pass):
         return values.expand(self.blocks, *values.shape).flatten(0, 1)
 
     def _moves(self, values: Tensor) -> Tensor:
-        """Return the difference of each row, but those of the samples, from its row of zeros."""
+        """Return the differences between the rows of each direction and the rows of zeros."""
         blocks = values.unflatten(0, (self.blocks, -1))
         # Products of matrices round equal rows differently, so tiny differences are set to zero.
         rounding = _ROUNDING * float(blocks[1].abs().amax())

@@ -98,7 +98,7 @@ class Pass(TorchDispatchMode, ABC):
         raise ValueError("the network returned no tensor that depends on its input.")
 
     def _outputs(self, output: Tensor) -> Tensor:
-        """Return the outputs at the rows of the end, or say what cannot be followed in them."""
+        """Return the outputs at the last rows; raise the error of a site that they depend on."""
         self.needed = self.lineage.needed(output)
         refused = [refusal for refusal in self._refused if refusal in self.needed]
         if refused:
@@ -109,11 +109,11 @@ class Pass(TorchDispatchMode, ABC):
 
     @abstractmethod
     def _bend(self, call: OperatorCall, name: str) -> Tensor:
-        """Return what units with kinks make of all rows, of which there may be more afterwards."""
+        """Run units with kinks on all rows, and return their outputs. It may insert rows."""
 
     @abstractmethod
     def _choose(self, call: OperatorCall, name: str) -> Any:
-        """Return what a maximum makes of all rows, of which there may be more afterwards."""
+        """Run a maximum on all rows, and return its outputs. It may insert rows."""
 
     def _enter(self, name: str) -> None:
         """Prepare for the nonlinearity of this site."""
@@ -122,7 +122,7 @@ class Pass(TorchDispatchMode, ABC):
         """Take note of what the nonlinearity of this site returned."""
 
     def _read(self, call: OperatorCall) -> Operation:
-        """Return the operation of a call that is known to be none of the affine ones."""
+        """Return the operation of a call that is known not to be affine."""
         operation = nonlinearity(call)
         assert operation is not None  # noqa: S101 it was one before its operands were brought here
         return operation

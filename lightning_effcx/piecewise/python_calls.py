@@ -1,8 +1,8 @@
-"""Python calls: functions of torch of which the dispatcher sees too little, changed above it.
+"""Python calls: functions of torch that are changed before they reach the dispatcher.
 
-The sizes of a reshape are checked before it is dispatched, so a batch size that the network read
-too early is corrected here. Circular padding arrives below as writes into parts of a tensor; here
-it becomes a concatenation.
+Torch checks the sizes of a reshape before it dispatches the call. So a batch size that the network
+read before rows were inserted is corrected here. Circular padding would reach the dispatcher as
+writes into parts of a tensor. Here it becomes a concatenation.
 """
 
 from collections.abc import Callable, Sequence

@@ -39,7 +39,7 @@ class GreedyOrder:
         self._order, self.gains = none, nothing
 
     def reach(self, count: int) -> bool:
-        """Find the first `count` tangents; return whether there are so many."""
+        """Find the first `count` tangents; return False if there are fewer."""
         while len(self.gains) < count and self._extend():
             pass
         return len(self.gains) >= count

@@ -4,8 +4,9 @@ Operations are seen at the dispatcher, below Python. There modules, functional a
 scripted, compiled and checkpointed parts all look the same. An operation that is not known to be
 affine counts as nonlinear.
 
-What does not depend on the input is no site: a weight norm, a positional table, a constant mask.
-What the outputs do not depend on is none either: a loss beside them, or another head.
+A computation that does not depend on the input is no site: a weight norm, a positional table, a
+constant mask. A computation that the outputs do not depend on is no site either: a loss, or another
+head.
 """
 
 from collections.abc import Callable, Mapping

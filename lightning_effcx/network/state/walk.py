@@ -62,7 +62,7 @@ class _Walk:
         self.found = NetworkState()
         self._own = Ownership()
         self._waiting: deque[tuple[str, Any]] = deque(("", root) for root in roots)
-        self._buffers: set[int] = set()  # the identities of those that are registered
+        self._buffers: set[int] = set()  # the identities of the registered buffers
         self._objects, self._bytes, self._copied_bytes = _OBJECTS, _BYTES, _COPIED_BYTES
         self._attributes = {"forward", "__call__"}  # that the user's code names
         self._spaces: list[Any] = []  # classes and files that may define these attributes
