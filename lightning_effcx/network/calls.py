@@ -93,11 +93,12 @@ class Call:
         return replace(self, given=given, samples=self.samples if samples is None else samples)
 
     def beside(self, x: Tensor) -> Self:
-        """Return the same call with all tensors on the CPU if `x` is there.
+        """Return the same call with all tensors on the CPU if only `x` is there.
 
         A call on another device may have tensors on the CPU, such as lengths: they stay there.
         """
-        if x.device.type != "cpu":
+        # Measures call the network often, and only a change of device is worth a walk.
+        if x.device.type != "cpu" or all(t.is_cpu for t in self.of_samples().values()):
             return self
         return replace(self, given=map_tensors(self.given, lambda _, tensor: tensor.cpu()))
 
