@@ -9,7 +9,8 @@ from architectures import main
 from support_matrix import GALLERY, matrix, shown
 from torch import Tensor
 from user_architectures import ARCHITECTURES, NETWORKS, Architecture
-from watched_trainings import SAMPLES, Training, Witness, host, metrics, train, values, watch
+from user_training import trainer
+from watched_trainings import SAMPLES, Training, Witness, metrics, train, values, watch
 
 from lightning_effcx.callbacks import ComplexityMonitor
 
@@ -163,7 +164,9 @@ def test_weights_alone_give_the_same_values_under_inference_mode(name, watched, 
     monitor = ComplexityMonitor(metrics(), samples=SAMPLES, **architecture.arguments)
     module = architecture.make()  # whose caches are empty
     module.load_state_dict(trained.module.state_dict())
-    host(tmp_path, monitor).validate(module, architecture.loader(3, shuffle=False), verbose=False)
+    trainer(tmp_path, monitor).validate(
+        module, architecture.loader(3, shuffle=False), verbose=False
+    )
     assert values(monitor) == pytest.approx(trained.values, rel=1e-5)
 
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
+from pytorch_lightning import Callback, LightningModule, seed_everything
 from torch import Tensor
 from user_architectures import Architecture
 from user_samples import ROWS
+from user_training import trainer
 
 from lightning_effcx.callbacks import ComplexityMonitor
 from lightning_effcx.metrics import (
@@ -88,20 +89,6 @@ class Training:
     seen: list[tuple[Any, Tensor]]
 
 
-def host(folder: Any, *callbacks: Callback, epochs: int = 2) -> Trainer:
-    return Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        default_root_dir=folder,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        log_every_n_steps=1,
-        callbacks=[*callbacks],
-    )
-
-
 def train(
     architecture: Architecture, folder: Any, *callbacks: Callback, epochs: int = 2
 ) -> LightningModule:
@@ -109,7 +96,7 @@ def train(
     seed_everything(1, verbose=False)
     module = architecture.make()
     loaders = architecture.loader(2, shuffle=True), architecture.loader(3, shuffle=False)
-    host(folder, *callbacks, epochs=epochs).fit(module, *loaders)
+    trainer(folder, *callbacks, max_epochs=epochs).fit(module, *loaders)
     return module
 
 
