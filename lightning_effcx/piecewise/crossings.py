@@ -51,7 +51,7 @@ def find_crossings(z: Tensor, kinks: tuple[float, ...], rows: Rows) -> tuple[Bet
         rows: The rows.
     """
     joined = rows.joined()
-    between, at_rows = [], []
+    between, at_rows = [], [(rows.path[:0],) * 3]
     for index, kink in enumerate(kinks):
         above = z > kink
         left, unit = (above[1:] != above[:-1]).nonzero(as_tuple=True)
@@ -59,9 +59,10 @@ def find_crossings(z: Tensor, kinks: tuple[float, ...], rows: Rows) -> tuple[Bet
         left, unit = left[inside], unit[inside]
         start, end = z[left, unit], z[left + 1, unit]
         on_row = (start == kink) | (end == kink)
-        row, on_kink = _passing(above, left[on_row], unit[on_row], end[on_row] == kink, rows)
-        at_rows.append((row, on_kink, torch.full_like(row, index)))
-        left, unit, start, end = (t[~on_row] for t in (left, unit, start, end))
+        if on_row.any():
+            row, on_kink = _passing(above, left[on_row], unit[on_row], end[on_row] == kink, rows)
+            at_rows.append((row, on_kink, torch.full_like(row, index)))
+            left, unit, start, end = (t[~on_row] for t in (left, unit, start, end))
         fraction = (kink - start) / (end - start)
         between.append((left, unit, torch.full_like(left, index), fraction))
     return (

@@ -106,12 +106,14 @@ class Engine(Pass):
         return y
 
     def knots(self) -> Knots:
-        """Return all knots, with the current indices of their rows."""
+        """Return all knots, with the current indices of their rows, in the order of the rows."""
         nothing = torch.zeros(0, dtype=torch.long, device=self.x.device)
         found = [(nothing,) * 4]
         for knots, version in self._knots:
             found.append((self.rows.moved(knots.row, version), *knots[1:]))
-        return Knots(*(torch.cat(column) for column in zip(*found, strict=True)))
+        row, *others = (torch.cat(column) for column in zip(*found, strict=True))
+        row, order = row.sort(stable=True)
+        return Knots(row, *(column[order] for column in others))
 
     def values(self) -> dict[str, Tensor]:
         """Return the values of the sites to keep at the current rows, `(r, v)`."""

@@ -163,18 +163,16 @@ def _gathered(
     sites: tuple[str, ...],
     keep: Collection[str],
 ) -> Pieces:
-    """Join the knots of all parts of the paths, sorted by path and position."""
+    """Join the knots of all parts of the paths."""
     known = {"input", *sites, "output"}
     for name in keep:
         if name not in known:
             raise ValueError(f"keep has {name!r}, expected some of {', '.join(sorted(known))}.")
-    knots = [part.knots() for part in parts]
+    knots = [part.knots() for part in parts]  # parts follow the paths, and so do their rows
     rows = [(p.rows.path[k.row], p.rows.position[k.row]) for p, k in zip(parts, knots, strict=True)]
     where, position = (torch.cat(column) for column in zip(*rows, strict=True))
-    order = position.argsort(stable=True)
-    order = order[where[order].argsort(stable=True)]
-    where, position = where[order], _at_vertices(position[order], where[order], kept)
-    _, site, unit, kink = (torch.cat(column)[order] for column in zip(*knots, strict=True))
+    position = _at_vertices(position, where, kept)
+    _, site, unit, kink = (torch.cat(column) for column in zip(*knots, strict=True))
     values = [part.values() for part in parts]
     return Pieces(
         where,
@@ -186,7 +184,7 @@ def _gathered(
         sites,
         len(path),
         {
-            name: torch.cat([v[name][k.row] for v, k in zip(values, knots, strict=True)])[order]
+            name: torch.cat([v[name][k.row] for v, k in zip(values, knots, strict=True)])
             for name in keep
         },
         _summed([part.integrals for part in parts], len(path)),

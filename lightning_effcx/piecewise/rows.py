@@ -42,8 +42,7 @@ class Rows:
             fraction: The fraction of the way from that row to the one after it.
         """
         old = torch.arange(len(self.path), device=left.device)
-        order = fraction.argsort(stable=True)
-        order = order[left[order].argsort(stable=True)]
+        order = _in_order(left, fraction)
         behind = left[order]  # each new row adds one to the index of every later row
         moved = old + torch.searchsorted(behind, old)
         new = torch.empty_like(left)
@@ -113,8 +112,23 @@ class Rows:
 
     @staticmethod
     def _interpolate(values: Tensor, left: Tensor, fraction: Tensor) -> Tensor:
-        moved = values[left]
+        # `index_select` copies row by row, several times faster than indexing with `[]`.
+        moved = values.index_select(0, left)
         (new,) = fraction.nonzero(as_tuple=True)  # old rows keep their values bit by bit
         weight = fraction[new].to(values.dtype).reshape(-1, *[1] * (values.dim() - 1))
-        moved[new] = moved[new].lerp_(values[left[new] + 1], weight)
-        return moved
+        before = left[new]
+        between = values.index_select(0, before)
+        between.lerp_(values.index_select(0, before + 1), weight)
+        return moved.index_copy_(0, new, between)
+
+
+def _in_order(left: Tensor, fraction: Tensor) -> Tensor:
+    """Return the order of new rows: by the row before them, then by the fraction."""
+    # Rows before are mostly in order already, and a sort of numbers in order is fast.
+    key = left + fraction.double()
+    order = key.argsort(stable=True)
+    if not (key[order].diff() == 0).any():
+        return order
+    # The sum has fewer digits than the fraction, so different fractions may have equal sums.
+    order = fraction.argsort(stable=True)
+    return order[left[order].argsort(stable=True)]
