@@ -50,7 +50,7 @@ def _run(brought: OperatorCall, call: OperatorCall, followed: Followed, version:
         return first.reshape(rest[0])
     if operator.casts:
         return first.clone()  # the pass keeps its own precision
-    if call.is_in_place() and first is call.args[0]:
+    if first is call.overwritten():
         first = first.clone()
     brought = replace(brought, args=(first, *rest))
     run = partial(_run_few_rows_at_a_time, brought.func) if operator.unfolds else brought.func

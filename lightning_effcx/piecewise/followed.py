@@ -67,9 +67,10 @@ class Followed:
 
     def put(self, call: OperatorCall, out: Any, name: str, version: int) -> Any:
         """Register what a call returned; if it works in place, in the tensor that it writes to."""
-        if call.is_in_place():
-            self._overwrite(call.args[0], out, name, version)
-            out = call.args[0]
+        target = call.overwritten()
+        if target is not None:
+            self._overwrite(target, out, name, version)
+            out = target
         for tensor in tensors(out):
             if not tensor.numel():
                 continue  # such as the statistics that batch normalisation did not take

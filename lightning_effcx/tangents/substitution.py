@@ -79,8 +79,9 @@ class _Substitution(Follower):
             self.refused[name] = error
             return call.run(), name
         returned = call.func._schema.returns  # noqa: SLF001
-        if call.is_in_place():
-            return call.kwargs.get("out", call.args[0]).copy_(out), name
+        target = call.overwritten()
+        if target is not None:
+            return target.copy_(out), name
         # log_sigmoid_forward also returns a buffer for its derivative, which is not needed here.
         rest = tuple(out.new_empty(0) for _ in returned[1:])
         return (out, *rest) if rest else out, name

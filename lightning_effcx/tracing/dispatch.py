@@ -84,8 +84,8 @@ class Follower(TorchDispatchMode, ABC):
         out, site = (call.run(), "") if operation is None else self.run(operation, call)
         if not operator_of(call.func).is_fresh:
             self._mark(out)
-        if call.is_in_place():
-            self._mark(call.args[0])
+        # Some operators return nothing, but write. A buffer beside the result is no number of x.
+        self._mark(call.written() if out is None else call.overwritten())
         return out, site
 
     def _depends(self, argument: Any) -> bool:

@@ -71,6 +71,14 @@ class OperatorCall:
         """Tell whether the operator writes to one of its arguments."""
         return bool(self.func._schema.is_mutable)  # noqa: SLF001 the only way to know
 
+    def overwritten(self) -> Any:
+        """Return the argument whose memory holds the result, such as of `relu_`; else `None`.
+
+        An operator may also write to arguments that it does not return, such as a buffer for noise.
+        """
+        name = _overwritten_name(self.func)
+        return None if name is None else self.given.get(name)
+
     def written(self) -> list[Any]:
         """Return the arguments that the operator writes to, as its schema declares them."""
         if not self.is_in_place():
@@ -100,6 +108,15 @@ def _declared(func: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
     declared = func._schema.arguments  # noqa: SLF001 the only way to the arguments' names
     defaults = {a.name: a.default_value for a in declared if a.has_default_value()}
     return tuple(argument.name for argument in declared), defaults
+
+
+@cache
+def _overwritten_name(func: Any) -> str | None:
+    returned = [result.alias_info for result in func._schema.returns]  # noqa: SLF001 see above
+    places = {place for alias in returned if alias for place in alias.before_set}
+    declared = [a for a in func._schema.arguments if a.alias_info]  # noqa: SLF001 see above
+    written = (a for a in declared if a.alias_info.is_write)
+    return next((a.name for a in written if a.alias_info.before_set & places), None)
 
 
 @cache
