@@ -6,6 +6,10 @@ samples themselves, zeros, and one block for each direction. Affine operations r
 derivative along a direction is the difference between its rows and the rows of zeros. At a
 nonlinearity the rows of the samples select the linear piece of each unit. The slope of this piece
 maps all other rows. Nothing is approximated.
+
+A bias is in the rows of a direction as well as in the rows of zeros. A small derivative beside a
+large bias would lose its digits. So the directions are so long that every bias is nothing beside
+the change along them. The derivatives are divided by the length at the end.
 """
 
 import math
@@ -23,7 +27,9 @@ from lightning_effcx.piecewise.rows import Rows
 from lightning_effcx.piecewise.winners import contest
 from lightning_effcx.tracing import Operation, OperatorCall
 
-_ROUNDING = 1e-13  # relative to the largest value at zero: smaller derivatives are none
+_LONG = 2.0**300  # the length of the directions: a power of two, so that no digit changes
+_CONSTANT = 2.0**200  # what is larger at zero is a constant, such as the fill of a mask
+_ROUNDING = 1e-13  # relative to the largest value at zero: what changes by less does not change
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +91,7 @@ class AffineExtension(Pass):
         self.samples = len(x)
         self.blocks = 2 + len(directions)
         self.bends: dict[str, Bends] = {}
-        moved = directions[:, None].expand(-1, *x.shape)
+        moved = (_LONG * directions)[:, None].expand(-1, *x.shape)
         batch = torch.cat([x[None], torch.zeros_like(x[None]), moved]).flatten(0, 1)
         alone = torch.arange(len(batch), device=x.device)  # no two rows are on one path
         rows = Rows(alone, torch.zeros(len(batch)).to(x))
@@ -153,12 +159,17 @@ class AffineExtension(Pass):
     def _moves(self, values: Tensor) -> Tensor:
         """Return the differences between the rows of each direction and the rows of zeros."""
         blocks = values.unflatten(0, (self.blocks, -1))
+        zero, moves = blocks[1], blocks[1:] - blocks[1]
+        largest = float(zero.abs().amax())
+        if largest >= _CONSTANT:
+            constant = zero.abs() >= _CONSTANT
+            moves = moves.masked_fill(constant, 0.0)  # infinite constants have no difference
+            largest = float(zero.abs().masked_fill(constant, 0.0).amax())
         # Products of matrices round equal rows differently, so tiny differences are set to zero.
-        rounding = _ROUNDING * float(blocks[1].abs().amax())
-        return torch.nn.functional.hardshrink(blocks[1:] - blocks[1], rounding)
+        return torch.nn.functional.hardshrink(moves, _ROUNDING * largest)
 
     def _squares(self, values: Tensor) -> Tensor:
-        return self._by_sample(self._moves(values).square().sum(0))
+        return self._by_sample((self._moves(values) / _LONG).square().sum(0))
 
     def _by_sample(self, values: Tensor) -> Tensor:
         return values.reshape(self.samples, -1)
@@ -172,7 +183,9 @@ def _is_alike(argument: Any, z: Tensor) -> bool:
 def _piece(z: Tensor, kinks: tuple[float, ...]) -> tuple[Tensor, Tensor]:
     """Return two ends of the linear piece of each unit; one of them anywhere on a ray."""
     kinks = tuple(filter(math.isfinite, kinks)) or (0.0,)
-    ends = z.new_tensor([kinks[0] - 1, *kinks, kinks[-1] + 1])
+    # The slope of a ray is a difference over a step. A step of the kink's size keeps its digits.
+    before, after = max(1.0, abs(kinks[0])), max(1.0, abs(kinks[-1]))
+    ends = z.new_tensor([kinks[0] - before, *kinks, kinks[-1] + after])
     piece = torch.stack([z > kink for kink in kinks]).sum(0)
     return ends[piece], ends[piece + 1]
 

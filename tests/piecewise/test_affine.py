@@ -206,3 +206,24 @@ def test_networks_without_regions_are_refused(network, message):
 def test_other_errors_are_those_of_the_network():
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         bends(nn.Linear(3, 2), torch.randn(6, 4))
+
+
+@pytest.mark.parametrize("kink", [0.1, -2e7, 3e17, -1e300, torch.finfo(torch.float64).min])
+def test_the_slope_beside_a_huge_kink_keeps_its_digits(kink):
+    x = torch.tensor([[0.5 if kink < 0 else 0.1 * kink]])
+
+    def network(x):
+        limited = x.clamp(min=kink) if kink < 0 else x.clamp(max=kink)
+        return F.relu(0.7 * limited - 0.3)
+
+    squares = last(bends(network, x, torch.ones(1, 1))).squares
+    assert_close(squares, torch.tensor([[0.49]]), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("bias", [0.0, 1.0, 1e6, -1e30, -1e300, -torch.inf])
+@pytest.mark.parametrize("weight", [1e-30, 1e-9, 1.0, 1e9])
+def test_small_derivatives_are_exact_beside_large_constants(weight, bias):
+    layer = linear(torch.tensor([[weight, 0.0], [0.0, 1.0]]), torch.tensor([-0.15 * weight, bias]))
+    found = last(bends(lambda x: F.relu(layer(x)), torch.zeros(1, 2), torch.eye(2)))
+    assert_close(found.gap[0, 0] / found.squares[0, 0].sqrt(), torch.tensor(0.15))
+    assert found.squares[0, 0].sqrt().item() == pytest.approx(weight)
