@@ -104,10 +104,10 @@ def origin_line(x: Float[Tensor, "s ..."], *, decades: int = 3) -> Float[Tensor,
 def pairs(
     y: Int[Tensor, " n"], count: int, *, same: bool, generator: Generator | None = None
 ) -> Int[Tensor, "c 2"]:
-    """Pick `count` different pairs of samples, by index.
+    """Pick `count` different pairs of samples, by index. All pairs have the same probability.
 
-    Fewer pairs are returned if there are no more. Memory grows with the square of `n`: this is for
-    the targets of a probe, not of a data set.
+    Fewer pairs are returned if there are no more. Pairs are drawn, not listed, so the memory grows
+    with the number of samples and of pairs only.
 
     Args:
         y: The class of each sample.
@@ -123,14 +123,36 @@ def pairs(
     check_generator(generator)
     if len(y) < 2:  # noqa: PLR2004 a pair
         raise ValueError(f"a pair takes two samples, but there is {len(y)}: use more samples.")
-    found = torch.triu_indices(len(y), len(y), 1).T
-    found = found[((y[found[:, 0]] == y[found[:, 1]]) == same).cpu()]
-    if not len(found):
+    classes, order = y.cpu().sort(stable=True)
+    place = torch.arange(len(classes))
+    start = torch.searchsorted(classes, classes)  # the first place of each sample's class
+    # Each pair belongs to the later of its two places, which has so many partners before it.
+    partners = place - start if same else start
+    through = partners.cumsum(0)  # the number of pairs up to each place
+    total = int(through[-1])
+    if not total:
         which = "the same class" if same else "different classes"
         raise ValueError(
             f"no two of the {len(y)} samples are of {which}: use more samples, or between='any'."
         )
-    return found[torch.randperm(len(found), generator=generator)[:count]]
+    number = _draw_different(total, count, generator)
+    later = torch.searchsorted(through, number, right=True)
+    earlier = number - (through - partners)[later] + (start[later] if same else 0)
+    return order[torch.stack([earlier, later], 1)].sort(1).values
+
+
+def _draw_different(total: int, count: int, generator: Generator | None) -> Tensor:
+    """Draw `count` different numbers below `total`, or all of them, in random order."""
+    if total <= 4 * count:
+        return torch.randperm(total, generator=generator)[:count]
+    drawn = torch.empty(0, dtype=torch.long)
+    while len(drawn) < count:
+        drawn = torch.cat([drawn, torch.randint(total, (count,), generator=generator)])
+        # The first of equal numbers stays. Sorted numbers would favour pairs of early samples.
+        order = drawn.argsort(stable=True)
+        repeats = torch.nn.functional.pad(drawn[order].diff() == 0, (1, 0))
+        drawn = drawn[order[~repeats].sort().values]
+    return drawn[:count]
 
 
 def check_generator(given: Any) -> None:

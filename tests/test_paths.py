@@ -91,9 +91,7 @@ def test_translations_are_straight_between_whole_shifts():
 @given(st.lists(st.integers(0, 2), min_size=4, max_size=12), st.booleans(), st.integers(1, 80))
 def test_pairs_are_different_and_of_the_classes_asked_for(classes, same, count):
     y = torch.tensor(classes)
-    everything = {
-        (i, j) for i in range(len(y)) for j in range(i + 1, len(y)) if (y[i] == y[j]) == same
-    }
+    everything = {*listed(y, same=same)}
     if not everything:
         with pytest.raises(ValueError, match=r"are of .*class.*: use more samples"):
             pairs(y, count, same=same)
@@ -110,6 +108,36 @@ def test_pairs_are_drawn_by_the_generator_alone():
     assert_close(first, again)
     assert not torch.equal(first, other)
     assert_close(torch.get_rng_state(), state)
+
+
+def listed(y, *, same):
+    """All pairs of samples of the same class, or of different classes."""
+    return [(i, j) for i in range(len(y)) for j in range(i + 1, len(y)) if (y[i] == y[j]) == same]
+
+
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("count", [2, 12])  # of many pairs, which are drawn, and of few
+def test_all_pairs_are_drawn_equally_often_and_in_every_order(same, count):
+    y, draws, source = torch.tensor([0, 2, 2, 1, 0, 2, 2, 1, 2]), 4000, generator(3)
+    known = {pair: number for number, pair in enumerate(listed(y, same=same))}
+    drawn = [pairs(y, count, same=same, generator=source).tolist() for _ in range(draws)]
+    found = torch.tensor([[known[tuple(pair)] for pair in each] for each in drawn])
+    for column in found.T:  # the first pair, the second pair, ...
+        expected = draws / len(known)
+        squares = (column.bincount(minlength=len(known)) - expected).square().sum() / expected
+        freedom = len(known) - 1  # chi-square has this mean and twice this variance
+        assert abs(squares - freedom) < 4 * (2 * freedom) ** 0.5
+
+
+def test_pairs_of_many_samples_are_drawn_without_listing_them():
+    n = 200_000  # of which there are 20,000 million pairs
+    y = torch.arange(n) % 3
+    for same in (True, False):
+        found = pairs(y, 5000, same=same, generator=generator())
+        assert len(found.unique(dim=0)) == 5000
+        assert (found[:, 0] < found[:, 1]).all()
+        assert ((y[found[:, 0]] == y[found[:, 1]]) == same).all()
+        assert found.float().mean() == pytest.approx(n / 2, rel=0.02)
 
 
 DRAWN = [
