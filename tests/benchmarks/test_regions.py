@@ -1,4 +1,5 @@
 import copy
+import functools
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def forwards(network, path, batch):
 ALL = 10**9
 
 
-def test_all_knots_take_at_most_seven_tenths_of_a_forward_pass_over_them(benchmark):
+def test_all_knots_take_at_most_55_percent_of_a_forward_pass_over_them(benchmark):
     network, path = he(784, *[256] * 6, 10), torch.randn(16, 2, 784)
     double = copy.deepcopy(network).double()
     expected = [len(sweep(double, a, b)) + 1 for a, b in path.double().numpy()]
@@ -49,7 +50,7 @@ def test_all_knots_take_at_most_seven_tenths_of_a_forward_pass_over_them(benchma
     ratio = times_faster(lambda: pieces(network, path), forwards(network, path, ALL))
     benchmark.extra_info["share of a forward pass"] = 1 / ratio
     benchmark(pieces, network, path)
-    assert 1 / ratio <= 0.7
+    assert 1 / ratio <= 0.55
 
 
 def test_the_knots_of_a_residual_network_take_at_most_one_forward_pass_and_a_fifth(benchmark):
@@ -129,7 +130,7 @@ def test_the_nearest_boundary_is_found_at_least_four_times_faster_than_row_by_ro
 
 
 @pytest.mark.parametrize("widths", [(2, 64, 64, 1), (64, 128, 128, 10), (784, 256, 256, 256, 10)])
-def test_it_takes_at_most_twice_as_long_as_a_compiled_specialist(widths, benchmark):
+def test_it_takes_at_most_as_long_as_a_compiled_specialist_in_the_same_precision(widths, benchmark):
     regioncam = pytest.importorskip("regioncam")  # in Rust, float32, for sequences of layers
     network, path = mlp(*widths), torch.randn(64, 2, widths[0])
 
@@ -142,8 +143,13 @@ def test_it_takes_at_most_twice_as_long_as_a_compiled_specialist(widths, benchma
             counts.append(line.num_edges)
         return counts
 
-    assert linear_regions(network, path).tolist() == theirs()
-    ratio = times_faster(lambda: pieces(network, path), theirs)
-    benchmark.extra_info["times as long"] = 1 / ratio
+    shares = {}
+    for dtype in (torch.float32, torch.float64):
+        assert pieces(network, path, dtype=dtype).regions().tolist() == theirs()
+        ours = functools.partial(pieces, network, path, dtype=dtype)
+        shares[str(dtype)] = 1 / times_faster(ours, theirs)
+    benchmark.extra_info["times as long"] = shares
     benchmark(pieces, network, path)
-    assert 1 / ratio <= 2
+    assert shares["torch.float32"] <= 1
+    # In the largest network the products of matrices alone take nine tenths of their time.
+    assert shares["torch.float64"] <= 1.5
