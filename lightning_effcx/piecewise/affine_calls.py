@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_effcx.piecewise.constants import clear
 from lightning_effcx.piecewise.followed import Followed
 from lightning_effcx.tracing import (
     OperatorCall,
@@ -35,7 +36,8 @@ def run_affine(call: OperatorCall, followed: Followed) -> Any:
     out = _run(brought, call, followed, version)
     rows = followed.rows.counts[version]
     if operator.is_fresh and (not out.dim() or len(out) != rows):
-        return out  # a constant
+        followed.constants.note(out)
+        return out
     if not operator.keeps_order and not _has_all_samples(out, brought.operands[0]):
         raise mixing(call.name)
     return followed.put(call, out, call.name, version)
@@ -43,6 +45,8 @@ def run_affine(call: OperatorCall, followed: Followed) -> Any:
 
 def _run(brought: OperatorCall, call: OperatorCall, followed: Followed, version: int) -> Any:
     operator = operator_of(call.func)
+    if operator.has_index:
+        brought = _with_index_for_all(brought, followed, version)
     first, *rest = brought.args
     if operator.is_sized:
         rest[0] = followed.resized(first, rest[0])
@@ -54,7 +58,17 @@ def _run(brought: OperatorCall, call: OperatorCall, followed: Followed, version:
         first = first.clone()
     brought = replace(brought, args=(first, *rest))
     run = partial(_run_few_rows_at_a_time, brought.func) if operator.unfolds else brought.func
-    return followed.fitting(run, brought.args, brought.kwargs, version)
+    return clear(brought, followed.fitting(run, brought.args, brought.kwargs, version))
+
+
+def _with_index_for_all(call: OperatorCall, followed: Followed, version: int) -> OperatorCall:
+    """Return a call whose index has an entry for each sample; without it some would be left out."""
+    index = followed.fitted(call.given["index"], version)
+    if not index.dim() or len(index) != len(call.operands[0]):
+        raise mixing(call.name)
+    args = tuple(index if arg is call.given["index"] else arg for arg in call.args)
+    named = {**call.kwargs, **({"index": index} if "index" in call.kwargs else {})}
+    return replace(call, args=args, kwargs=named)
 
 
 def _has_all_samples(out: Any, operand: Tensor) -> bool:

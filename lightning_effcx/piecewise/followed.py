@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
+from lightning_effcx.piecewise.constants import Constants
+from lightning_effcx.piecewise.memory import blocks, fills_its_memory, lies_by_row, place, sharing
 from lightning_effcx.piecewise.rows import Rows
-from lightning_effcx.tracing import OperatorCall, mixing, tensors, writing_into_a_part
+from lightning_effcx.tracing import OperatorCall, mixing, tensors, writing
 
 
 class Followed:
@@ -27,6 +29,7 @@ class Followed:
     Attributes:
         versions: The version of the rows of each tensor.
         indices: The tensors of whole numbers that say which element a choice took.
+        constants: The tensors that the network made without the input.
     """
 
     def __init__(self, rows: Rows, x: Tensor) -> None:
@@ -35,6 +38,7 @@ class Followed:
         self.versions = WeakIdKeyDictionary()
         self.versions[x] = 0
         self.indices = WeakIdKeyDictionary()
+        self.constants = Constants()
 
     def depends(self, argument: Any) -> bool:
         """Tell whether an argument is a followed tensor, or a list with one."""
@@ -54,7 +58,13 @@ class Followed:
             brought = self.rows.bring(arguments, self.versions[arguments], version)
             self.versions[brought] = version
             return brought
-        return arguments.to(self.dtype) if arguments.is_floating_point() else arguments
+        return self.cast(arguments)
+
+    def cast(self, tensor: Tensor) -> Tensor:
+        """Return a tensor of real or complex numbers in the precision of the pass."""
+        if tensor.is_complex():
+            return tensor.to(self.dtype.to_complex())
+        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
     def bring_call(self, call: OperatorCall, version: int) -> OperatorCall:
         """Return a call with its arguments brought to the rows of `version`."""
@@ -69,8 +79,8 @@ class Followed:
         """Register what a call returned; if it works in place, in the tensor that it writes to."""
         target = call.overwritten()
         if target is not None:
-            self._overwrite(target, out, name, version)
-            out = target
+            self.write(target, out, name, version)
+            return target
         for tensor in tensors(out):
             if not tensor.numel():
                 continue  # such as the statistics that batch normalisation did not take
@@ -83,24 +93,95 @@ class Followed:
                 self.indices[tensor] = True
         return out
 
-    def _overwrite(self, target: Any, value: Tensor, name: str, version: int) -> None:
-        """Let a tensor, and those that share its memory, hold what was written to it in place."""
-        shared = self._sharing(target) if self.depends(target) else []
-        if not self.depends(target) or not all(_is_whole(t, target) for t in shared):
-            raise writing_into_a_part(name)
-        rows = self.rows.counts[self.versions[target]]
-        now = self.rows.counts[version]
-        value = value.contiguous() if shared else value
-        target.set_(value)
-        for other in shared:  # such as what a view was taken of
-            other.set_(value.view(len(other) // rows * now, *other.shape[1:]))
-            self.versions[other] = version
+    def write(self, target: Tensor, value: Tensor, name: str, version: int) -> None:
+        """Let a tensor, and those that share its memory, hold what was written to it in place.
 
-    def _sharing(self, target: Tensor) -> list[Any]:
-        """Return the other tensors still in use that share the target's memory."""
-        storage = target.untyped_storage().data_ptr()
-        others = (t for t in self.versions if t is not target and t.numel())
-        return [t for t in others if t.untyped_storage().data_ptr() == storage]
+        They all move to other memory: what was kept of them before has to stay as it is.
+
+        Args:
+            target: The tensor.
+            value: What it is to hold, at the rows of `version`.
+            name: The site that writes.
+            version: The version of the rows.
+        """
+        strides = value.stride() == target.stride()
+        if strides and fills_its_memory(target) and fills_its_memory(value):
+            self._move(target, value, name, version)
+        else:
+            memory = self._bring_memory(target, name, version)
+            part = place(target.new_empty(0), memory, target, self._rows(target), len(memory))
+            part.copy_(value)
+            self._move(target, memory, name, version)
+
+    def write_outs(self, call: OperatorCall, made: Any) -> Any:
+        """Write what a call returned to where the network wants it."""
+        targets = list(call.outs().values())
+        for target, value in zip(targets, tensors(made), strict=True):
+            if value not in self.versions:
+                raise writing(call.name)
+            if not target.numel():  # torch resizes it
+                target.data = value
+                self.versions[target] = self.versions[value]
+                continue
+            if target not in self.versions:
+                self.adopt(target, call.name)
+            version = max(self.versions[target], self.versions[value])
+            self.write(target, self.bring(value, version), call.name, version)
+        return targets[0] if len(targets) == 1 else tuple(targets)
+
+    def adopt_written(self, call: OperatorCall) -> OperatorCall:
+        """Return a call all of whose operands are followed, also a constant that it writes to."""
+        target = call.overwritten()
+        if target is None or target in self.versions:
+            return call
+        self.adopt(target, call.name)
+        return replace(call)
+
+    def refresh(self, tensor: Tensor) -> None:
+        """Bring a tensor, and those that share its memory, to the current rows."""
+        now = self.rows.version
+        if self.versions[tensor] != now:
+            self._move(tensor, self._bring_memory(tensor, "view", now), "view", now)
+
+    def adopt(self, tensor: Tensor, name: str) -> None:
+        """Follow a constant that the network is about to write to, if its rows are all equal."""
+        family = self.constants.sharing(tensor)
+        if not family or len(tensor) not in self.rows.counts:
+            raise writing(name)
+        rows = len(tensor)
+        if not all(lies_by_row(t, rows) and t.dtype == tensor.dtype for t in family):
+            raise writing(name)
+        memory = blocks(tensor, rows)
+        if not torch.equal(memory, memory[:1].expand_as(memory)):
+            raise mixing(name)
+        memory = self.cast(memory)
+        for each in family:
+            # The precision of a tensor changes with its data only.
+            each.data = place(memory.new_empty(0), memory, each, rows, rows)
+            self.versions[each] = self.rows.counts.index(rows)
+
+    def _bring_memory(self, tensor: Tensor, name: str, version: int) -> Tensor:
+        """Return a copy of the memory of a tensor at the rows of `version`, `(rows, b)`."""
+        rows = self._rows(tensor)
+        if not lies_by_row(tensor, rows):
+            raise writing(name)
+        memory = blocks(tensor, rows)
+        brought = self.rows.bring(memory, self.versions[tensor], version)
+        return memory.clone() if brought is memory else brought
+
+    def _move(self, tensor: Tensor, memory: Tensor, name: str, version: int) -> None:
+        """Move a tensor and all that share its memory to memory with the rows of `version`."""
+        rows = self._rows(tensor)
+        family = sharing(tensor, self.versions)
+        if len(family) > 1 and not all(lies_by_row(t, rows) for t in family):
+            raise writing(name)
+        for each in family:
+            place(each, memory, each, rows, self.rows.counts[version])
+            self.versions[each] = version
+
+    def _rows(self, tensor: Tensor) -> int:
+        """Return how many rows a tensor has."""
+        return self.rows.counts[self.versions[tensor]]
 
     def fitting(self, run: Any, given: Any, named: dict[str, Any], version: int) -> Any:
         """Run an operator; if it fails, make constants fit that have too few rows.
@@ -111,12 +192,13 @@ class Followed:
         try:
             return run(*given, **named)
         except RuntimeError:
-            fitted, named = tree_map(lambda each: self._fitted(each, version), (given, named))
+            fitted, named = tree_map(lambda each: self.fitted(each, version), (given, named))
             if all(map(operator.is_, tree_leaves(fitted), tree_leaves(given))):
                 raise
             return run(*fitted, **named)
 
-    def _fitted(self, argument: Any, version: int) -> Any:
+    def fitted(self, argument: Any, version: int) -> Any:
+        """Return a constant with as many rows as there are now, if it has too few equal ones."""
         if not self.is_stale(argument) or not isinstance(argument, Tensor):
             return argument
         first = argument[:1].expand_as(argument)
@@ -140,10 +222,3 @@ class Followed:
         if isinstance(argument, Tensor):
             return not self.depends(argument) and bool(argument.dim()) and len(argument) in before
         return isinstance(argument, int) and argument in before
-
-
-def _is_whole(tensor: Tensor, other: Tensor) -> bool:
-    """Tell whether two tensors of the same memory are the same numbers in the same order."""
-    contiguous = tensor.is_contiguous() and other.is_contiguous()
-    same_place = tensor.storage_offset() == other.storage_offset()
-    return contiguous and same_place and tensor.numel() == other.numel()

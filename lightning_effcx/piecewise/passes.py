@@ -39,8 +39,8 @@ from lightning_effcx.tracing import (
     keeps_samples_apart,
     mixing,
     nonlinearity,
+    operator_of,
     tensors,
-    writing_into_a_part,
 )
 
 
@@ -81,7 +81,7 @@ class Pass(TorchDispatchMode, ABC):
                 torch.no_grad(),
                 differentiating(),
                 self.names,
-                PythonCalls(self.followed, self._run_failed),
+                PythonCalls(self.followed, self.lineage, self._run_failed),
                 Leaving(self._read_by_network),
                 self,
             ):
@@ -139,7 +139,7 @@ class Pass(TorchDispatchMode, ABC):
         call = OperatorCall(func, args, kwargs or {}, self.followed.depends)
         self._origins = self.lineage.of(args, kwargs)
         if not self._origins and not call.operands:
-            return call.run()
+            return self.followed.constants.run(call)
         try:
             out = self._run(call)
         except RuntimeError:
@@ -181,11 +181,13 @@ class Pass(TorchDispatchMode, ABC):
             raise deciding(call.name)
         if not call.operands:
             return call.run()
-        if "out" in call.kwargs:
-            raise writing_into_a_part(call.func.overloadpacket.__name__)
-        operation = nonlinearity(call)
-        if operation is None:
+        if call.outs():
+            return self._follow_outs(call)
+        call = self.followed.adopt_written(call)
+        if operator_of(call.func).affine(call):
             return run_affine(call, self.followed)
+        brought = self.followed.bring_call(call.beside(), self.rows.version)
+        operation = self._read(brought)
         name = self.names.name(operation.name)
         self._origins |= {name}
         if name in self.idle:
@@ -195,9 +197,16 @@ class Pass(TorchDispatchMode, ABC):
             raise mixing(name)
         self._enter(name)
         run = self._choose if operation.choice else self._bend
-        out = self.followed.put(call, run(call, name), name, self.rows.version)
+        out = self.followed.put(call, run(brought, name), name, self.rows.version)
         self._leave(name, out if isinstance(out, Tensor) else out[0])
         return out
+
+    def _follow_outs(self, call: OperatorCall) -> Any:
+        """Run a call that was given a place for its result, such as `out`."""
+        made = self._follow(call.beside())
+        if self._is_unfollowed():
+            return self._unfollowed.run(call)
+        return self.followed.write_outs(call, made)
 
     def _rearrange_indices(self, call: OperatorCall) -> Any:
         """Run a call on indices that a choice returned; refuse it if it computes with them."""

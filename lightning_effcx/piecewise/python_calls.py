@@ -1,18 +1,20 @@
 """Python calls: functions of torch that are changed before they reach the dispatcher.
 
 Torch checks the sizes of a reshape before it dispatches the call. So a batch size that the network
-read before rows were inserted is corrected here. Circular padding would reach the dispatcher as
-writes into parts of a tensor. Here it becomes a concatenation.
+read before rows were inserted is corrected here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 
 from lightning_effcx.piecewise.followed import Followed
+from lightning_effcx.tracing import Lineage, RefusedError
 
 # Names of Python's functions that write in place, such as `Tensor.__iadd__`; no operators of torch.
 _WRITING = frozenset({"iadd", "idiv", "imul", "isub", "itruediv", "setitem"})
@@ -23,13 +25,17 @@ class PythonCalls(TorchFunctionMode):
 
     Args:
         followed: The tensors that the pass follows.
+        lineage: The lineage of the tensors of the pass.
         run_failed: Called with a call that failed, its arguments and its error; returns what the
             call is to return instead, or raises the error.
     """
 
-    def __init__(self, followed: Followed, run_failed: Callable[..., Any]) -> None:
+    def __init__(
+        self, followed: Followed, lineage: Lineage, run_failed: Callable[..., Any]
+    ) -> None:
         super().__init__()
         self.followed = followed
+        self.lineage = lineage
         self.run_failed = run_failed
 
     def __torch_function__(
@@ -48,9 +54,26 @@ class PythonCalls(TorchFunctionMode):
             if not size or not isinstance(size[0], int):
                 (size,) = size or [kwargs["shape"]]
             return func(x, self.followed.resized(x, size))
-        if func is torch.nn.functional.pad and "circular" in {*args[2:3], kwargs.get("mode")}:
-            return _pad_circularly(*args[:2])
+        if func is Tensor.__setitem__ and self.followed.depends([args[0], args[2]]):
+            return func(*self._at_equal_rows(*args))
         return func(*args, **kwargs)
+
+    def _at_equal_rows(self, target: Tensor, index: Any, value: Any) -> tuple[Tensor, Any, Any]:
+        """Bring a tensor, and what is to be written into it, to the current rows.
+
+        Torch compares their sizes before it dispatches the call.
+        """
+        version, origins = self.followed.rows.version, self.lineage.of(value)
+        was = self.lineage.of(target)
+        # The dispatched call will be refused if this one is. The new rows are ours.
+        with suppress(RefusedError), _disable_current_modes():
+            if not self.followed.depends(target):
+                self.followed.adopt(target, "copy")
+            self.followed.refresh(target)
+            value = self.followed.fitted(self.followed.bring(value, version), version)
+        self.lineage.add(was, target)
+        self.lineage.add(origins, value)
+        return target, index, value
 
 
 def writes(func: Any, kwargs: dict[str, Any]) -> bool:
@@ -58,11 +81,3 @@ def writes(func: Any, kwargs: dict[str, Any]) -> bool:
     name = getattr(func, "__name__", "")
     in_place = name.endswith("_") and not name.endswith("__")
     return in_place or "out" in kwargs or name.strip("_") in _WRITING
-
-
-def _pad_circularly(x: Tensor, padding: Sequence[int]) -> Tensor:
-    """Pad with what is at the other end; `padding` starts with the last dimension."""
-    for last, (before, after) in enumerate(zip(padding[::2], padding[1::2], strict=True), start=1):
-        end = x.narrow(-last, x.shape[-last] - before, before)
-        x = torch.cat([end, x, x.narrow(-last, 0, after)], -last)
-    return x

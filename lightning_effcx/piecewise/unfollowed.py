@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from lightning_effcx.piecewise.followed import Followed
-from lightning_effcx.tracing import Lineage, OperatorCall, operator_of
+from lightning_effcx.tracing import Lineage, OperatorCall, operator_of, returns_views
 
 
 class Unfollowed:
@@ -44,7 +44,7 @@ class Unfollowed:
         """Run a call; a tensor that the pass follows is left as it is if the call writes to it."""
         targets = {id(target) for target in call.written()}
         originals: dict[int, Tensor] = {}
-        is_view = _returns_views(call)
+        is_view = returns_views(call.func)
 
         def at_start(argument: Any) -> Any:
             if not isinstance(argument, Tensor):
@@ -106,8 +106,3 @@ class Unfollowed:
         if isinstance(size, (list, tuple)) and size and size[0] in counts:
             return [counts[0], *size[1:]]
         return size
-
-
-def _returns_views(call: OperatorCall) -> bool:
-    """Tell whether the result of a call may share the memory of its arguments."""
-    return any(returned.alias_info is not None for returned in call.func._schema.returns)  # noqa: SLF001

@@ -10,15 +10,10 @@ from lightning_effcx.tracing.operators import (
     keeps_samples_apart,
     nonlinearity,
     operator_of,
+    returns_views,
     tensors,
 )
-from lightning_effcx.tracing.refusals import (
-    RefusedError,
-    choose_refusal,
-    deciding,
-    mixing,
-    writing_into_a_part,
-)
+from lightning_effcx.tracing.refusals import RefusedError, choose_refusal, deciding, mixing, writing
 from lightning_effcx.tracing.site_names import SiteNames, without_wrappers
 from lightning_effcx.tracing.sites import Site
 from lightning_effcx.tracing.units import find_sites, listen, without_units
@@ -42,8 +37,9 @@ __all__ = [
     "mixing",
     "nonlinearity",
     "operator_of",
+    "returns_views",
     "tensors",
     "without_units",
     "without_wrappers",
-    "writing_into_a_part",
+    "writing",
 ]

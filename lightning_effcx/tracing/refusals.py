@@ -58,9 +58,9 @@ def deciding(operator: str) -> RefusedError:
     )
 
 
-def writing_into_a_part(name: str) -> RefusedError:
-    """Return the error of an in-place operation on a part of a tensor."""
+def writing(name: str) -> RefusedError:
+    """Return the error of an operation that writes in place where it cannot be followed."""
     return RefusedError(
-        f"site {name!r} writes in place into a part of a tensor, which cannot be followed: "
-        "use torch.cat, torch.stack or an operation that is not in place."
+        f"site {name!r} writes in place into a tensor that cannot be followed, such as a buffer or "
+        "whole numbers: use torch.cat, torch.stack or an operation that is not in place."
     )

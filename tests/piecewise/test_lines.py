@@ -702,40 +702,6 @@ def test_what_mixes_samples_is_refused(network, operation):
         pieces(network, torch.randn(2, 3, 4))
 
 
-def written(x):
-    out = torch.zeros(len(x), 4)
-    out[:, 0] = x[:, 0]
-    return out
-
-
-def cleared(x):
-    h = 2 * x
-    h[:, 0] = 0
-    return h
-
-
-def cut(x):
-    h = 2 * x
-    h[:, :2].relu_()
-    return h
-
-
-WRITING = {
-    "copy": (written, "copy"),
-    "fill": (cleared, "fill"),
-    "relu": (cut, "relu"),
-    "out": (lambda x: torch.add(x, 1, out=torch.zeros_like(x)), "add"),
-    "out of clamp": (lambda x: torch.clamp(x, min=0, out=torch.zeros_like(x)), "clamp"),
-}
-
-
-@pytest.mark.parametrize(("network", "operation"), WRITING.values(), ids=WRITING)
-def test_writing_into_a_part_is_refused(network, operation):
-    message = f"site '{operation}' writes in place into a part of a tensor, which cannot be follow"
-    with pytest.raises(ValueError, match=message):
-        pieces(network, torch.randn(2, 3, 4))
-
-
 CHOOSING = {
     "item": (lambda x: x * x.item(), "local_scalar_dense", (1, 1, 1)),
     "control flow": (lambda x: -x if x else x.abs(), "local_scalar_dense", (1, 1, 1)),

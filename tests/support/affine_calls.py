@@ -147,6 +147,7 @@ CALLS = {
     "cumsum": dims(lambda x, d: x.cumsum(d)),
     "gather": dims(lambda x, d: x.gather(d, chosen(x)), lambda x: x.gather(-1, chosen(x)[:1])),
     "index_add": dims(lambda x, d: alike(x).index_add(d, torch.arange(x.shape[d]), x)),
+    "index_fill": dims(lambda x, d: x.clone().index_fill_(d, torch.tensor([0, -1]), 2.0)),
     "index_copy": dims(lambda x, d: alike(x).index_copy(d, torch.arange(x.shape[d]).flip(0), x)),
     "index_select": dims(lambda x, d: x.index_select(d, torch.tensor([1, 0]))),
     "mean": dims(lambda x, d: x.mean(d), torch.mean, lambda x: x.mean((-1, -2))),

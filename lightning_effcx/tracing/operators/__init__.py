@@ -10,7 +10,7 @@ Each file holds one thing:
 * `operation`: what one call that is not affine does, read from the table.
 """
 
-from lightning_effcx.tracing.operators.calls import OperatorCall, tensors
+from lightning_effcx.tracing.operators.calls import OperatorCall, returns_views, tensors
 from lightning_effcx.tracing.operators.operation import (
     Kind,
     Operation,
@@ -31,5 +31,6 @@ __all__ = [
     "keeps_samples_apart",
     "nonlinearity",
     "operator_of",
+    "returns_views",
     "tensors",
 ]

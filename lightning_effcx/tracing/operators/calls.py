@@ -1,10 +1,11 @@
 """Calls: one call of one of torch's operators, with its arguments by name."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 
@@ -85,6 +86,19 @@ class OperatorCall:
             return []
         return [self.given[name] for name in _written_names(self.func) if name in self.given]
 
+    def beside(self) -> "OperatorCall":
+        """Return the call of the form of the operator that returns tensors of its own."""
+        if self.overwritten() is None:
+            return self
+        kwargs = {name: value for name, value in self.kwargs.items() if name not in self.outs()}
+        return replace(self, func=_form_beside(self.func), kwargs=kwargs)
+
+    def outs(self) -> dict[str, Tensor]:
+        """Return the tensors that the caller gave for the result, such as `out`, by name."""
+        return {
+            name: self.kwargs[name] for name in _written_names(self.func) if name in self.kwargs
+        }
+
 
 Rule: TypeAlias = Callable[[OperatorCall], bool]
 """Tells whether something holds for a call."""
@@ -123,3 +137,26 @@ def _overwritten_name(func: Any) -> str | None:
 def _written_names(func: Any) -> tuple[str, ...]:
     declared = func._schema.arguments  # noqa: SLF001 the only way to the arguments' names
     return tuple(a.name for a in declared if a.alias_info and a.alias_info.is_write)
+
+
+@cache
+def _form_beside(func: Any) -> Any:
+    """Return the form of an operator that takes the same arguments and writes to none of them."""
+    namespace = getattr(torch.ops, func.namespace)
+    packet = getattr(namespace, func.overloadpacket.__name__.removesuffix("_"))
+    forms = (getattr(packet, name) for name in packet.overloads())
+    taken = _taken(func)
+    return next(form for form in forms if _overwritten_name(form) is None and _taken(form) == taken)
+
+
+def _taken(func: Any) -> list[tuple[str, str]]:
+    """Return the names and types of the arguments that are no place for the result."""
+    declared = func._schema.arguments  # noqa: SLF001 the only way to the arguments' names
+    taken = [a for a in declared if not (a.kwarg_only and a.alias_info and a.alias_info.is_write)]
+    return [(a.name, str(a.type)) for a in taken]
+
+
+@cache
+def returns_views(func: Any) -> bool:
+    """Tell whether the result of an operator may share the memory of its arguments."""
+    return any(each.alias_info is not None for each in func._schema.returns)  # noqa: SLF001

@@ -47,7 +47,9 @@ class Operator:
         decides: For which calls the network can decide by its result what it does, or for which the
             result is drawn by chance. Whatever is affine almost everywhere may do so.
         is_fresh: Whether its result takes only the shape from its operand.
+        is_uninitialized: Whether its result is fresh and has no values yet.
         is_sized: Whether its second argument is a size, which begins with the number of samples.
+        has_index: Whether its argument `index` has entries for each sample. Torch takes fewer, too.
         is_masked: Whether the size of its result depends on a mask alone.
         casts: Whether it copies its operand to another type.
         unfolds: Whether it takes many times the memory of its operand while it runs.
@@ -61,7 +63,9 @@ class Operator:
     curve: Rule = is_pointwise
     decides: Rule = never
     is_fresh: bool = False
+    is_uninitialized: bool = False
     is_sized: bool = False
+    has_index: bool = False
     is_masked: bool = False
     casts: bool = False
     unfolds: bool = False

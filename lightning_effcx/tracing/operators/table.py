@@ -58,12 +58,13 @@ _AFFINE: list[tuple[str, Operator]] = [
     # Along dimensions that arguments name.
     (
         """
-        chunk cumsum gather index_add index_copy index_select mean narrow scatter_add select
-        select_scatter slice_scatter split split_with_sizes sum unbind unsafe_chunk unsafe_split
+        chunk cumsum index_add index_copy index_fill index_select mean narrow select select_scatter
+        slice_scatter split split_with_sizes sum unbind unsafe_chunk unsafe_split
         """,
         _affine(batch.along("dim")),
     ),
-    ("scatter", _affine(batch.along("dim"), affine_rules.without("reduce"))),
+    ("gather scatter_add", _affine(batch.along("dim"), has_index=True)),
+    ("scatter", _affine(batch.along("dim"), affine_rules.without("reduce"), has_index=True)),
     ("cat", _affine(batch.along("dim"))),
     ("stack unsqueeze", _affine(batch.along("dim", added=1))),
     ("flip", _affine(batch.along("dims", none_is_all=False))),
@@ -148,13 +149,13 @@ _AFFINE: list[tuple[str, Operator]] = [
         _affine(batch.only_in("input"), affine_rules.in_eval_mode),
     ),
     # New tensors.
-    (
-        """
-        empty_like full_like new_empty new_empty_strided ones_like zeros_like
-        """,
-        _affine(batch.elementwise, is_fresh=True),
-    ),
+    ("full_like ones_like zeros_like", _affine(batch.elementwise, is_fresh=True)),
     ("new_full new_ones new_zeros", _affine(batch.elementwise, is_fresh=True, is_sized=True)),
+    ("empty_like", _affine(batch.elementwise, is_fresh=True, is_uninitialized=True)),
+    (
+        "new_empty new_empty_strided",
+        _affine(batch.elementwise, is_fresh=True, is_uninitialized=True, is_sized=True),
+    ),
     (
         "rand_like randint_like randn_like",
         _affine(batch.elementwise, is_fresh=True, decides=always),
@@ -185,6 +186,8 @@ _PIECEWISE_LINEAR: list[tuple[str, Operator]] = [
     ("fractional_max_pool3d", _pick("order", window=3)),
 ]
 _OTHERS: list[tuple[str, Operator]] = [
+    # Tensors without values, which are made of no other tensor.
+    ("empty empty_permuted empty_strided", Operator(is_uninitialized=True)),
     # Curves that torch does not tag pointwise; `activation` is that of `custom_activations.py`.
     ("activation hardswish log_sigmoid_forward", Operator(curve=always)),
     # Steps, which torch tags pointwise.
