@@ -126,7 +126,10 @@ class Followed:
             if target not in self.versions:
                 self.adopt(target, call.name)
             version = max(self.versions[target], self.versions[value])
-            self.write(target, self.bring(value, version), call.name, version)
+            value = self.bring(value, version)  # noqa: PLW2901
+            if value.shape[1:] != target.shape[1:]:
+                raise writing(call.name)  # torch would resize it, and warn of it
+            self.write(target, value, call.name, version)
         return targets[0] if len(targets) == 1 else tuple(targets)
 
     def adopt_written(self, call: OperatorCall) -> OperatorCall:
@@ -146,7 +149,7 @@ class Followed:
     def adopt(self, tensor: Tensor, name: str) -> None:
         """Follow a constant that the network is about to write to, if its rows are all equal."""
         family = self.constants.sharing(tensor)
-        if not family or len(tensor) not in self.rows.counts:
+        if not family or not tensor.dim() or len(tensor) not in self.rows.counts:
             raise writing(name)
         rows = len(tensor)
         if not all(lies_by_row(t, rows) and t.dtype == tensor.dtype for t in family):
