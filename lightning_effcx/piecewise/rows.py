@@ -8,6 +8,8 @@ is affine between its own rows, so interpolation gives the exact value. Nothing 
 import torch
 from torch import Tensor
 
+from lightning_effcx.network import to_precision
+
 
 class Rows:
     """Points on paths, and the history of the insertions.
@@ -125,10 +127,10 @@ class Rows:
 def _in_order(left: Tensor, fraction: Tensor) -> Tensor:
     """Return the order of new rows: by the row before them, then by the fraction."""
     # Rows before are mostly in order already, and a sort of numbers in order is fast.
-    key = left + fraction.double()
+    key = to_precision(left, torch.float64) + to_precision(fraction, torch.float64)
     order = key.argsort(stable=True)
     if not (key[order].diff() == 0).any():
-        return order
+        return order.to(left.device)
     # The sum has fewer digits than the fraction, so different fractions may have equal sums.
     order = fraction.argsort(stable=True)
     return order[left[order].argsort(stable=True)]
