@@ -17,6 +17,7 @@ from torch.testing import assert_close
 from torchmetrics import Metric, MetricCollection
 
 from lightning_effcx import metrics, tags
+from lightning_effcx.metrics.samples import check_samples
 from lightning_effcx.metrics.shard import Shard
 from lightning_effcx.tags import Tag
 
@@ -75,12 +76,16 @@ class Network(nn.Module):
 
 
 class Failing(Network):
+    fails = False
+
     def forward(self, x):
-        super().forward(x)
         torch.rand(3)
         np.random.rand(3)  # noqa: NPY002 the global one
         random.random()  # noqa: S311
-        raise KeyError
+        out = super().forward(x)
+        if self.fails:
+            raise KeyError
+        return out
 
 
 def suited(kind, make=Network):
@@ -142,15 +147,18 @@ def test_every_metric_is_held_to_the_contract_but_the_one_that_sees_no_network()
 
 
 @EVERY
-@pytest.mark.parametrize("failing", [False, True])
-def test_it_leaves_no_trace(kind, options, failing):
-    network, (x, y) = suited(kind, Failing if failing else Network), batch()
+@pytest.mark.parametrize("error", [None, KeyError, ValueError])  # later, or when it is checked
+def test_it_leaves_no_trace(kind, options, error):
+    network, (x, y) = suited(kind, Failing if error else Network), batch()
+    if error is KeyError:
+        check_samples(network, x)
+    network.fails = bool(error)
     before = traces(network)
     for mode in (torch.enable_grad, torch.no_grad, torch.inference_mode):
         with mode():
             here = traces(network)
-            if failing:
-                with pytest.raises(KeyError):
+            if error:
+                with pytest.raises(error):
                     value(kind, options, network, (x, y))
             else:
                 value(kind, options, network, (x, y))

@@ -22,6 +22,7 @@ from traces import FailedError, FailsAt, Trace, modules_of
 from user_architectures import ARCHITECTURES
 
 from lightning_effcx import functional, metrics
+from lightning_effcx.network import independence
 from lightning_effcx.network.observe import observing
 from lightning_effcx.network.views import FunctionView
 
@@ -102,6 +103,7 @@ def check(
         except (ValueError, TypeError, RuntimeError, NotImplementedError):
             pass  # what holds for which network is tested elsewhere
         assert Trace(network, slots_only=slots_only).differences(before) == []
+        independence._checked.clear()  # so that the samples are checked again
         failing = FailsAt(1 + zlib.crc32(seed.encode()) % max(total.count, 1))
         try:
             with failing:

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_effcx.network import describe
+from lightning_effcx.network import check_samples_independent, describe
 
 
 def check_samples(network: Any, x: Any, y: Any = None, *, moves: bool = False) -> None:
@@ -28,14 +28,9 @@ def check_samples(network: Any, x: Any, y: Any = None, *, moves: bool = False) -
             f"x is {describe(x)}, but this measure moves the input: expected floating-point "
             "samples, such as x.float(), or for tokens the output of their embedding."
         )
-    if y is None:
-        return
-    _check_tensor("y", y)
-    if not y.dim() or len(y) != len(x):
-        raise ValueError(
-            f"x is {describe(x)} and y is {describe(y)}: expected a target for each of the "
-            f"{len(x)} samples."
-        )
+    if y is not None:
+        _check_targets(x, y)
+    check_samples_independent(network, x)
 
 
 def check_paths(network: Any, path: Any) -> None:
@@ -47,6 +42,7 @@ def check_paths(network: Any, path: Any) -> None:
             f"path is {describe(path)}: expected one or more floating-point paths, of shape "
             "(s, p, ...), such as paths.segment(a, b, points=2)."
         )
+    check_samples_independent(network, path.flatten(0, 1))
 
 
 def _check_network(network: Any, x: Any) -> None:
@@ -64,6 +60,15 @@ def _check_network(network: Any, x: Any) -> None:
         raise TypeError(
             f"the network is {describe(network)}: expected a callable that maps (n, ...) to "
             "(n, k), such as a torch.nn.Module."
+        )
+
+
+def _check_targets(x: Tensor, y: Any) -> None:
+    _check_tensor("y", y)
+    if not y.dim() or len(y) != len(x):
+        raise ValueError(
+            f"x is {describe(x)} and y is {describe(y)}: expected a target for each of the "
+            f"{len(x)} samples."
         )
 
 

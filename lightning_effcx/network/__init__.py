@@ -2,6 +2,7 @@
 
 from lightning_effcx.network.calls import Call
 from lightning_effcx.network.capture import Captured, capture_network
+from lightning_effcx.network.independence import check_samples_independent
 from lightning_effcx.network.inputs import (
     ChooseInput,
     ChooseNetwork,
@@ -43,6 +44,7 @@ __all__ = [
     "UnrestorableError",
     "capture_network",
     "check_finite",
+    "check_samples_independent",
     "choose_input",
     "describe",
     "differentiating",

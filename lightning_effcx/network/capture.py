@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from lightning_effcx.network.calls import Call, call_of_part
 from lightning_effcx.network.description import describe_network
 from lightning_effcx.network.embeddings import find_embedding
+from lightning_effcx.network.independence import compare_samples, first_line
 from lightning_effcx.network.inputs import ChooseNetwork
 from lightning_effcx.network.naming import argument_name, join_words
 from lightning_effcx.network.nested import Place, describe
 from lightning_effcx.network.observe import Network
-from lightning_effcx.network.outputs import ChooseOutput, check_samples_independent, find_output
+from lightning_effcx.network.outputs import ChooseOutput, find_output
 from lightning_effcx.network.state.unrestorable import UnrestorableError
 from lightning_effcx.network.views import CallView, FunctionView, View, matrix
 
@@ -68,7 +69,7 @@ def capture_network(
     call, view, x, raw = _evaluate(module, part, call, choice)
     view = view.changed(place=find_output(raw, len(x), output))
     outputs = view.matrix(raw)
-    check_samples_independent(view, x, raw)
+    compare_samples(view, x)
     words = describe_network(module, path, call, view, x, raw)
     alone = isinstance(view, CallView) and view.inputs and call.is_of_one_argument()
     if alone and not view.writes and isinstance(raw, Tensor) and raw.dim() == 2:  # noqa: PLR2004 a matrix
@@ -94,11 +95,10 @@ def _evaluate(
         raise
     except Exception as error:
         shapes = ", ".join(describe(t) for t in call.tensors().values())
-        why = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         origin = f"{call.origin}: " if call.origin else ""
         taken = f"; {call.why}" if call.why else ""
         raise ValueError(
-            f"the network cannot be evaluated at {origin}{shapes} ({why}){taken}"
+            f"the network cannot be evaluated at {origin}{shapes} ({first_line(error)}){taken}"
         ) from error
 
 

@@ -5,13 +5,14 @@ the CPU. `device_for` alone decides this; all other code calls `in_precision` an
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_effcx.network.observe import Network, owner_of
 from lightning_effcx.network.state.keeping import state_of
 from lightning_effcx.network.state.replacing import replacing_tensors
 
 _WITHOUT_FLOAT64 = frozenset({"mps"})  # types of devices
+_SINGLE = 1e-5  # what single precision inside of a network, as after x.float(), may cost
 
 
 def device_for(dtype: torch.dtype, device: torch.device) -> torch.device:
@@ -55,3 +56,42 @@ def in_precision(network: Network, dtype: torch.dtype) -> Network:
             return network(x)
 
     return exact
+
+
+def own_precision(network: Network) -> torch.dtype:
+    """Return the precision of a network's parameters, or the default precision without any."""
+    held = state_of(owner_of(network) or network).tensors.values()
+    floating = [each for each in held if each.is_floating_point()]
+    parameters = [each for each in floating if isinstance(each, nn.Parameter)]
+    return next((each.dtype for each in parameters + floating), torch.get_default_dtype())
+
+
+def rounding(*dtypes: torch.dtype) -> float:
+    """Return how much outputs may differ by rounding alone, relative to the largest output.
+
+    It is about half of the digits of the coarsest precision. Kernels for other numbers of rows
+    round differently, and each layer of a network adds to that.
+
+    Example:
+        >>> f"{rounding(torch.float64):.0e}, {rounding(torch.float64, torch.float32):.0e}"
+        '1e-05, 1e-03'
+    """
+    floating = [torch.finfo(each).eps for each in dtypes if each.is_floating_point]
+    return max([_SINGLE, *(3 * eps**0.5 for eps in floating)])
+
+
+def is_close(a: Tensor, b: Tensor, *beside: torch.dtype) -> bool:
+    """Return whether outputs are equal but for rounding.
+
+    Args:
+        a: The outputs.
+        b: The outputs to compare with.
+        *beside: Other precisions in which the outputs were computed.
+    """
+    if a.shape != b.shape:
+        return False
+    finite = b[b.isfinite()].abs()
+    relative = rounding(a.dtype, b.dtype, *beside)
+    scale = float(finite.max()) if finite.numel() else 0.0
+    a, b = (to_precision(each, torch.float64) for each in (a, b))
+    return torch.allclose(a, b, rtol=relative, atol=relative * scale, equal_nan=True)

@@ -7,6 +7,7 @@ from torch import nn
 from user_training import METRICS, OTHERS
 
 from lightning_effcx.callbacks.defaults import candidates, choose_metrics
+from lightning_effcx.network.independence import compare_samples
 from lightning_effcx.network.observe import observing
 
 CLASSES, VALUES = torch.arange(6) % 3, torch.randn(6, 2)
@@ -15,6 +16,7 @@ CLASSES, VALUES = torch.arange(6) % 3, torch.randn(6, 2)
 def choose(network, y=CLASSES, features=4):
     x = torch.randn(6, features)
     with observing(network):
+        compare_samples(network, x)  # as where the network is captured
         return choose_metrics(0, network, x, y, network(x))
 
 
@@ -103,6 +105,7 @@ def test_choosing_takes_a_few_samples_of_a_network():
 
     network.register_forward_pre_hook(count)
     choose(network)
-    before, *rows = [call.args[0] for call in seen.call_args_list]
-    assert before == 6
+    rows = [call.args[0] for call in seen.call_args_list]
+    before, rows = rows[:5], rows[5:]
+    assert before == [3, 2, 2, 2, 6]
     assert 0 < sum(rows) <= 8

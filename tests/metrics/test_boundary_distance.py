@@ -304,7 +304,7 @@ def test_processes_agree_on_the_number_of_units():
     ("network", "message"),
     [
         (nn.Tanh(), r"site 'tanh' \(tanh\) is not piecewise linear, .*use Transitions or LANN"),
-        (lambda x: (x - x.mean(0)).relu(), "site 'mean' mixes the samples of a batch"),
+        (lambda x: (x - x.mean(0)).relu(), "change with the other samples in its batch"),
         (
             nn.Linear(4, 3),
             "no units with kinks, so its only region has no boundary: use Jac",

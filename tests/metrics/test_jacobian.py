@@ -358,7 +358,7 @@ def test_both_are_exact():
         torch.detach,
         torch.no_grad()(torch.clone),
         lambda x: torch.from_numpy(x.detach().numpy() * 2),
-        lambda x: torch.nn.functional.one_hot(x.argmax(1)).to(x),
+        lambda x: torch.nn.functional.one_hot(x.argmax(1), 2).to(x),
         lambda x: torch.ones(2, 2, requires_grad=True) * x.detach(),
     ],
 )

@@ -13,6 +13,7 @@ from user_training import fit
 from lightning_effcx.callbacks import ComplexityMonitor
 from lightning_effcx.functional import ShallowStudent, fit_student, mimic_gap
 from lightning_effcx.metrics import MimicGap
+from lightning_effcx.metrics.samples import check_samples
 from lightning_effcx.metrics.shard import Shard
 from lightning_effcx.network.calls import Call
 from lightning_effcx.network.capture import capture_network
@@ -198,10 +199,17 @@ def test_batches_are_measured_apart_and_put_together():
 
 
 def test_shard_0_measures_alone():
-    rows = []
+    rows, x = [], torch.randn(8, 3)
     metric = MimicGap(steps=2)
     metric.shard = Shard(1, of=2)
-    metric.update(lambda x: rows.append(len(x)) or x, torch.randn(8, 3))
+
+    def network(x):
+        rows.append(len(x))
+        return x
+
+    check_samples(network, x)  # which is done once for a network
+    rows.clear()
+    metric.update(network, x)
     assert metric.found == rows == []
 
 

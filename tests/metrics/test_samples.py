@@ -138,6 +138,29 @@ def test_every_function_refuses_what_is_no_tensor(name):
         assert_refused(lambda g=given: FUNCTIONS[name](NETWORK, g), given, TypeError, expected)
 
 
+MIXING = {
+    "by the batch size": (lambda x: x / x.shape[0], "change with the other samples in its batch"),
+    "by the mean": (lambda x: (x - x.mean(0)).relu(), "change with the other samples in its batch"),
+    "by chance": (lambda x: (x + torch.randn(x.shape)).relu(), "outputs are random"),
+}
+
+
+@CALLS
+@pytest.mark.parametrize("how", MIXING)
+def test_every_function_refuses_a_network_that_is_no_function_of_one_sample(name, how):
+    network, message = MIXING[how]
+    with pytest.raises(ValueError, match=message):
+        FUNCTIONS[name](network, PATH if name in OF_PATHS else X)
+
+
+@UPDATES
+@pytest.mark.parametrize("how", MIXING)
+def test_every_metric_refuses_a_network_that_is_no_function_of_one_sample(kind, how):
+    network, message = MIXING[how]
+    with pytest.raises(ValueError, match=message):
+        METRICS[kind]().update(network, X, Y)
+
+
 @CALLS
 def test_every_function_refuses_samples_that_are_none(name):
     if name in OF_PATHS:
@@ -155,4 +178,4 @@ def test_what_is_right_passes():
     check_samples(NETWORK, X, torch.zeros(6, 2), moves=True)
     check_samples(lambda x: x, X.half(), Y, moves=True)
     check_paths(NETWORK, PATH)
-    check_paths(NETWORK, torch.from_numpy(np.zeros((2, 3, 4))))
+    check_paths(NETWORK, torch.from_numpy(np.zeros((2, 4, 3))))

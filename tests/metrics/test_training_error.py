@@ -11,6 +11,7 @@ from user_training import fit, task
 
 from lightning_effcx.callbacks import ComplexityMonitor
 from lightning_effcx.metrics import TrainingError
+from lightning_effcx.metrics.samples import check_samples
 from lightning_effcx.metrics.shard import Shard
 from lightning_effcx.network.calls import Call
 from lightning_effcx.network.capture import capture_network
@@ -90,9 +91,16 @@ def test_samples_are_brought_to_the_precision_of_the_network(dtype):
 
 
 def test_no_more_than_a_chunk_is_evaluated_at_once():
-    rows = []
+    rows, x = [], torch.zeros(1, 4)
     metric = TrainingError((torch.randn(10, 4), torch.arange(10) % 3), chunk=4)
-    metric.update(lambda x: rows.append(len(x)) or x, torch.zeros(1, 4))
+
+    def network(x):
+        rows.append(len(x))
+        return x
+
+    check_samples(network, x)  # which is done once for a network
+    rows.clear()
+    metric.update(network, x)
     assert rows == [4, 4, 2]
 
 

@@ -384,5 +384,5 @@ def test_paths_without_length_cannot_grow():
 def test_a_path_has_vertices():
     with pytest.raises(TypeError):
         trajectory_length(nn.Linear(3, 2), torch.randn(3))
-    with pytest.raises(ValueError, match="treat samples independently"):
+    with pytest.raises(ValueError, match="change with the other samples in its batch"):
         trajectory_length(lambda x: x + x.amax(0), torch.randn(2, 5, 3))
