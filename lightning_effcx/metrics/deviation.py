@@ -49,6 +49,8 @@ def linear_deviation(network: Network, path: Float[Tensor, "s p ..."]) -> Float[
     """
     check_paths(network, path)
     path = to_precision(path, torch.float64)
+    if path.shape[1] == 1:
+        return path.new_zeros(len(path))  # one vertex has no chord
     segments = torch.stack([path[:, :-1], path[:, 1:]], 2).flatten(0, 1)
     y = _outputs(network, path.flatten(0, 1)).unflatten(0, path.shape[:2])
     start, end = y[:, :-1].flatten(0, 1), y[:, 1:].flatten(0, 1)

@@ -23,10 +23,17 @@ def check_samples(network: Any, x: Any, y: Any = None, *, moves: bool = False) -
         raise ValueError(f"x is {describe(x)}: expected samples of shape (n, ...).")
     if not len(x):
         raise ValueError("x has no samples, expected at least one sample.")
+    if not x[:1].numel():
+        raise ValueError(f"x is {describe(x)}, so a sample has no entries: expected some.")
     if moves and not x.is_floating_point():
         raise TypeError(
             f"x is {describe(x)}, but this measure moves the input: expected floating-point "
             "samples, such as x.float(), or for tokens the output of their embedding."
+        )
+    if moves and x.dim() == 1:
+        raise ValueError(
+            f"x is {describe(x)}: expected samples of shape (n, ...), such as x.unsqueeze(1) if "
+            "each sample is one number."
         )
     if y is not None:
         _check_targets(x, y)
@@ -37,7 +44,7 @@ def check_paths(network: Any, path: Any) -> None:
     """Refuse anything but a network and floating-point paths `(s, p, ...)`."""
     _check_network(network, path)
     _check_tensor("path", path)
-    if path.dim() < 2 or not all(path.shape[:2]) or not path.is_floating_point():  # noqa: PLR2004 (s, p)
+    if path.dim() < 3 or not path.numel() or not path.is_floating_point():  # noqa: PLR2004 (s, p, ...)
         raise ValueError(
             f"path is {describe(path)}: expected one or more floating-point paths, of shape "
             "(s, p, ...), such as paths.segment(a, b, points=2)."

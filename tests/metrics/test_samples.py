@@ -161,15 +161,68 @@ def test_every_metric_refuses_a_network_that_is_no_function_of_one_sample(kind, 
         METRICS[kind]().update(network, X, Y)
 
 
+PATHS_OF_NO_USE = {
+    "no vertices": PATH[:, :0],
+    "no paths": PATH[:0],
+    "no dimension of inputs": X[:, :2],
+    "no inputs": PATH[..., :0],
+    "whole numbers": TOKENS[:, None],
+}
+EXPECTED_OF_PATHS = (
+    r"^path is (float32|int64) \(.*\): expected one or more floating-point paths, of sh"
+)
+CONV = torch.nn.Sequential(
+    torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(8, 2)
+)
+WRONG = {  # inputs that the networks do not take
+    "wider": (NETWORK, (5,)),
+    "images": (NETWORK, (1, 4, 4)),
+    "vectors": (CONV, (3,)),
+    "other images": (CONV, (1, 5, 5)),
+}
+
+
 @CALLS
 def test_every_function_refuses_samples_that_are_none(name):
     if name in OF_PATHS:
-        for path in (X[:, 0], PATH[:0], PATH[:, :0], TOKENS[:, None]):
-            message = r"path is (float32|int64) \(.*\): expected one or more floating-point pat"
-            assert_refused(lambda p=path: FUNCTIONS[name](NETWORK, p), path, ValueError, message)
+        for what, path in PATHS_OF_NO_USE.items():
+            call = partial(FUNCTIONS[name], NETWORK, path)
+            assert_refused(call, what, ValueError, EXPECTED_OF_PATHS)
     else:
         message = r"x has no samples, expected at least one sample\."
         assert_refused(lambda: FUNCTIONS[name](NETWORK, X[:0]), "none", ValueError, message)
+        message = r"x is float32 \(6, 0\), so a sample has no entries: expected some\."
+        assert_refused(lambda: FUNCTIONS[name](NETWORK, X[:, :0]), "empty", ValueError, message)
+
+
+@CALLS
+@pytest.mark.parametrize("what", WRONG)
+def test_every_function_says_at_what_a_network_cannot_be_evaluated(name, what):
+    network, shape = WRONG[what]
+    x = torch.randn(6, *shape)
+    given = x[:, None].expand(6, 2, *shape) if name in OF_PATHS else x
+    rows = (12 if name in OF_PATHS else 6, *shape)
+    message = (
+        f"^the network cannot be evaluated at float32 {re.escape(str(rows))} \\(RuntimeError: "
+    )
+    with pytest.raises(ValueError, match=message):
+        FUNCTIONS[name](network, given)
+
+
+@pytest.mark.parametrize("name", OF_PATHS)
+def test_a_path_of_one_vertex_has_one_region_and_no_length(name):
+    found = FUNCTIONS[name](NETWORK, PATH[:, :1])
+    for numbers in found.values() if isinstance(found, dict) else [found]:
+        assert numbers.tolist() == [float("regions" in name)] * 6
+
+
+@UPDATES
+def test_every_metric_that_moves_the_input_needs_a_dimension_of_inputs(kind):
+    message = (
+        r"^x is float32 \(6,\): expected samples of shape \(n, \.\.\.\), such as x\.unsqueeze\(1\)"
+    )
+    with pytest.raises(ValueError, match=message if kind.moves else "the network"):
+        METRICS[kind]().update(NETWORK, X[:, 0], Y)
 
 
 def test_what_is_right_passes():
