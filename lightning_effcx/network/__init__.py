@@ -22,7 +22,13 @@ from lightning_effcx.network.observe import (
     observing,
     owner_of,
 )
-from lightning_effcx.network.precision import in_precision, to_precision
+from lightning_effcx.network.precision import (
+    NetworkInPrecision,
+    in_precision,
+    is_close,
+    to_own,
+    to_precision,
+)
 from lightning_effcx.network.recorder import Recorder
 from lightning_effcx.network.state.keeping import state_of
 from lightning_effcx.network.state.replacing import replacing_tensors
@@ -39,6 +45,7 @@ __all__ = [
     "ChooseInput",
     "ChooseNetwork",
     "Network",
+    "NetworkInPrecision",
     "Recorder",
     "Target",
     "UnrestorableError",
@@ -52,6 +59,7 @@ __all__ = [
     "find_input",
     "has_per_sample_arguments",
     "in_precision",
+    "is_close",
     "is_target",
     "join_words",
     "keeping_random_states",
@@ -62,6 +70,7 @@ __all__ = [
     "replacing_tensors",
     "select_samples",
     "state_of",
+    "to_own",
     "to_precision",
     "with_own_embedding",
 ]

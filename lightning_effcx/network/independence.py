@@ -6,7 +6,7 @@ samples are evaluated together, and then each of them without the others.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,10 +14,16 @@ import torch
 from torch import Tensor
 
 from lightning_effcx.network.nested import Place, at, describe, leaves
-from lightning_effcx.network.observe import Network, keeping_random_states, observing, owner_of
+from lightning_effcx.network.observe import (
+    Network,
+    differentiating,
+    keeping_random_states,
+    observing,
+    owner_of,
+)
 from lightning_effcx.network.outputs import find_output, say_random
-from lightning_effcx.network.precision import is_close, own_precision
-from lightning_effcx.network.state.keeping import keeping_state, state_of
+from lightning_effcx.network.precision import is_close, to_own
+from lightning_effcx.network.state.keeping import is_kept, keeping_state, state_of
 from lightning_effcx.network.state.unrestorable import UnrestorableError
 from lightning_effcx.network.views import FunctionView, View, matrix, select_samples
 
@@ -57,10 +63,10 @@ def compare_samples(network: Network, x: Tensor) -> None:
     for i, sample, output in zip(index, some, outputs, strict=True):
         # Alone, but twice: many networks drop the dimension of a batch of one.
         alone = _evaluate_alone(network, i.repeat(2), torch.stack([sample] * 2), place, len(x))
-        if not is_close(alone, torch.stack([output] * 2), x.dtype):
+        if not is_close(alone, torch.stack([output] * 2), x=some):
             again = _evaluate(network, index, some)
-            if not is_close(matrix(at(again, place)), outputs, x.dtype):
-                raise ValueError(say_random(place, raw, again, len(index)))
+            if not is_close(matrix(at(again, place)), outputs, x=some):
+                raise ValueError(say_random(place, raw, again, some))
             raise ValueError(
                 "the network's outputs for a sample change with the other samples in its batch, "
                 "but measures need a function of one sample: choose such a part with network="
@@ -91,12 +97,17 @@ def _kind(network: Network, x: Tensor) -> tuple[Any, ...]:
 @contextmanager
 def _observing_all(network: Network, device: torch.device) -> Iterator[None]:
     """Observe a network. Of a function, observe the modules that it uses, as far as is known."""
-    with keeping_random_states([device]), observing(network):
-        if owner_of(network) is None and state_of(network).modules:
-            with keeping_state(network):
-                yield
-        else:
-            yield
+    with ExitStack() as stack:
+        stack.enter_context(keeping_random_states([device]))
+        # A network that is observed already is in eval mode, and whole on every process. Observing
+        # it once more would wait for the other processes, which may do something else.
+        if not is_kept(network):
+            stack.enter_context(observing(network))
+            if owner_of(network) is None and state_of(network).modules:
+                stack.enter_context(keeping_state(network))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(differentiating())
+        yield
 
 
 def _evaluate(network: Network, index: Tensor, x: Tensor) -> Any:
@@ -113,7 +124,7 @@ def _evaluate_some(network: Network, x: Tensor, index: Tensor, some: Tensor) -> 
     with suppress(Exception):
         return _evaluate(network, index, some), some
     if some.is_floating_point():
-        some = some.to(own_precision(network))
+        some = to_own(network, some)
     try:
         return _evaluate(network, index, some), some
     except Exception as error:
@@ -138,10 +149,10 @@ def _evaluate_alone(network: Network, index: Tensor, x: Tensor, place: Place, of
 
 
 def _not_alone(some: int, of: int, error: Exception) -> ValueError:
+    others = f"{some} of the {of} samples alone" if some <= of else f"more samples than {of}"
     return ValueError(
-        f"the network cannot be evaluated at {some} of the {of} samples alone "
-        f"({first_line(error)}), but measures need a function of one sample: choose such a part "
-        "with network="
+        f"the network cannot be evaluated at {others} ({first_line(error)}), but measures need a "
+        "function of one sample: choose such a part with network="
     )
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
+from torch import Tensor
+
 from lightning_effcx.network.naming import expression, join_words
 from lightning_effcx.network.nested import Place, at, describe, leaves, parts
 from lightning_effcx.network.precision import is_close
@@ -51,13 +53,20 @@ def output_name(raw: Any, place: Place) -> str:
     return expression("output", raw, place)
 
 
-def say_random(place: Place, raw: Any, again: Any, samples: int) -> str:
-    """Say which output is random, and which others are not."""
+def say_random(place: Place, raw: Any, again: Any, x: Tensor) -> str:
+    """Say which output is random, and which others are not.
+
+    Args:
+        place: The place of the output.
+        raw: Everything that the network returned.
+        again: What it returned for the same samples once more.
+        x: The samples.
+    """
     name = output_name(raw, place)
     steady = []
     for key in parts(raw) if place else ():
-        other = next(_places(raw, samples, (key,)), None)
-        if other is not None and is_close(matrix(at(again, other)), matrix(at(raw, other))):
+        other = next(_places(raw, len(x), (key,)), None)
+        if other is not None and is_close(matrix(at(again, other)), matrix(at(raw, other)), x=x):
             steady.append(f"output={key!r}")
     return (
         f"the network's outputs {f'`{name}` ' if name else ''}are random: evaluated twice at the "

@@ -4,10 +4,13 @@ MPS devices have no float64. Exact measures need it, so everything that they com
 the CPU. `device_for` alone decides this; all other code calls `in_precision` and `to_precision`.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from lightning_effcx.network.observe import Network, owner_of
+from lightning_effcx.network.state.containers import Container
 from lightning_effcx.network.state.keeping import state_of
 from lightning_effcx.network.state.replacing import replacing_tensors
 
@@ -32,6 +35,26 @@ def to_precision(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(device_for(dtype, tensor.device), dtype)
 
 
+@dataclass(frozen=True, eq=False)
+class NetworkInPrecision:
+    """A network whose tensors are replaced during each call.
+
+    Attributes:
+        original: The network.
+        containers: What holds its tensors.
+        values: The new value of each tensor, by the tensor's identity.
+    """
+
+    original: Network
+    containers: list[Container]
+    values: dict[int, Tensor]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Evaluate the network with the new values."""
+        with replacing_tensors(self.containers, self.values):
+            return self.original(x)
+
+
 def in_precision(network: Network, dtype: torch.dtype) -> Network:
     """Return the network with all its floating-point tensors in another precision.
 
@@ -43,27 +66,23 @@ def in_precision(network: Network, dtype: torch.dtype) -> Network:
     if owner is None:
         return network
     state = state_of(owner)
-    containers = state.containers()
-    values = {}
+    values: dict[int, Tensor] = {}
     for key, tensor in state.tensors.items():
         if tensor.is_floating_point():
             values[key] = to_precision(tensor.detach(), dtype)
         elif device_for(dtype, tensor.device) != tensor.device:
             values[key] = tensor.detach().to(device_for(dtype, tensor.device))
-
-    def exact(x: Tensor) -> Tensor:
-        with replacing_tensors(containers, values):
-            return network(x)
-
-    return exact
+    return NetworkInPrecision(network, state.containers(), values)
 
 
-def own_precision(network: Network) -> torch.dtype:
-    """Return the precision of a network's parameters, or the default precision without any."""
+def to_own(network: Network, x: Tensor) -> Tensor:
+    """Return an input in the precision of a network's parameters, and on their device."""
     held = state_of(owner_of(network) or network).tensors.values()
     floating = [each for each in held if each.is_floating_point()]
     parameters = [each for each in floating if isinstance(each, nn.Parameter)]
-    return next((each.dtype for each in parameters + floating), torch.get_default_dtype())
+    for own in parameters + floating:
+        return x.to(own.device, own.dtype)
+    return x.to(torch.get_default_dtype())
 
 
 def rounding(*dtypes: torch.dtype) -> float:
@@ -76,22 +95,28 @@ def rounding(*dtypes: torch.dtype) -> float:
         >>> f"{rounding(torch.float64):.0e}, {rounding(torch.float64, torch.float32):.0e}"
         '1e-05, 1e-03'
     """
-    floating = [torch.finfo(each).eps for each in dtypes if each.is_floating_point]
-    return max([_SINGLE, *(3 * eps**0.5 for eps in floating)])
+    return max([_SINGLE, *(3 * torch.finfo(dtype).eps ** 0.5 for dtype in dtypes)])
 
 
-def is_close(a: Tensor, b: Tensor, *beside: torch.dtype) -> bool:
+def is_close(a: Tensor, b: Tensor, *, x: Tensor) -> bool:
     """Return whether outputs are equal but for rounding.
 
     Args:
         a: The outputs.
         b: The outputs to compare with.
-        *beside: Other precisions in which the outputs were computed.
+        x: The inputs.
     """
     if a.shape != b.shape:
         return False
-    finite = b[b.isfinite()].abs()
-    relative = rounding(a.dtype, b.dtype, *beside)
-    scale = float(finite.max()) if finite.numel() else 0.0
+    dtypes = [each.dtype for each in (a, b, x) if each.is_floating_point()]
+    relative = rounding(*dtypes)
+    # Outputs may be nothing but rounding, such as the difference of two equal branches.
+    least = 16 * max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0) * _largest(x)
+    apart = max(relative * _largest(b), least)
     a, b = (to_precision(each, torch.float64) for each in (a, b))
-    return torch.allclose(a, b, rtol=relative, atol=relative * scale, equal_nan=True)
+    return torch.allclose(a, b, rtol=relative, atol=apart, equal_nan=True)
+
+
+def _largest(numbers: Tensor) -> float:
+    finite = numbers[numbers.isfinite()].abs()
+    return float(finite.max()) if finite.numel() else 0.0

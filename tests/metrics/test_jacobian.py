@@ -359,7 +359,7 @@ def test_both_are_exact():
         torch.no_grad()(torch.clone),
         lambda x: torch.from_numpy(x.detach().numpy() * 2),
         lambda x: torch.nn.functional.one_hot(x.argmax(1), 2).to(x),
-        lambda x: torch.ones(2, 2, requires_grad=True) * x.detach(),
+        lambda x: torch.ones(len(x), 2, requires_grad=True) * x.detach(),
     ],
 )
 def test_where_the_gradient_is_cut_off_there_is_no_number(of, network):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from networks import ZOO, mlp, specimen
+from stateful_networks import FORBIDDEN
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 as everybody calls it
 
@@ -79,6 +80,15 @@ def test_statistics_of_the_batch_are_found_in_eval_mode_and_left_as_they_were():
     with pytest.raises(ValueError, match=f"^{MIXED}"):
         check_samples_independent(network, X)
     assert torch.equal(network[1].running_mean, torch.zeros(4))
+
+
+@pytest.mark.filterwarnings("ignore:effcx. evaluating")
+def test_a_network_whose_weights_change_with_each_call_is_refused():
+    network = FORBIDDEN["shrinks a weight"]()
+    before = [parameter.clone() for parameter in network.parameters()]
+    with pytest.raises(ValueError, match=f"^{RANDOM}"):
+        check_samples_independent(network, torch.randn(3, 4))
+    assert all(map(torch.equal, before, network.parameters()))
 
 
 @pytest.mark.parametrize("change", [lambda x: x - x.mean(0), lambda x: x / len(x)])

@@ -77,8 +77,13 @@ def keeping_state(*roots: Any) -> Iterator[list[nn.Module]]:
 
 def state_of(*roots: Any) -> NetworkState:
     """Return all that a forward may change. It is found once for nested calls."""
+    return _kept_now.get()[-1] if all(map(is_kept, roots)) else find_state(*roots)
+
+
+def is_kept(root: Any) -> bool:
+    """Return whether the innermost `keeping_state` keeps the state of a network."""
     outer = _kept_now.get()
-    return outer[-1] if outer and all(map(outer[-1].covers, roots)) else find_state(*roots)
+    return bool(outer) and outer[-1].covers(root)
 
 
 @contextmanager

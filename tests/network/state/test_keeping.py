@@ -24,18 +24,23 @@ WHAT = {
 }
 
 
+def evaluate(network, x):
+    with observing(network):
+        network(x)
+
+
 @pytest.mark.parametrize("name", FORBIDDEN)
 def test_what_no_forward_should_do_is_put_back_and_said_once(name):
     network, x = FORBIDDEN[name](), torch.randn(3, 4)
     before = Trace(network)
     message = rf"effcx: evaluating {type(network).__name__} changed {WHAT[name]}.*put back: measure"
     with pytest.warns(UserWarning, match=message) as caught:
-        JacobianNorm().update(network, x)
+        evaluate(network, x)
     assert len(caught) == 1
     assert Trace(network).differences(before) == []
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        JacobianNorm().update(network, x)
+        evaluate(network, x)
     assert Trace(network).differences(before) == []
 
 
@@ -86,7 +91,7 @@ def test_beyond_a_size_a_change_is_seen_but_cannot_be_put_back(monkeypatch):
     with pytest.warns(
         UserWarning, match="layers.0.weight.; not all of it could be put back: measure"
     ):
-        JacobianNorm().update(network, torch.randn(3, 4))
+        evaluate(network, torch.randn(3, 4))
     untouched = mlp(2, 3)
     with observing(untouched):
         untouched(torch.randn(3, 2))
@@ -172,7 +177,7 @@ def test_what_cannot_be_put_back_is_refused_where_it_is_used(name):
     kind = type(source).__name__
     message = rf"the network uses 'layer.source' \({kind}\), which cannot be put back.*network="
     with pytest.raises(ValueError, match=message):
-        JacobianNorm().update(network, x)
+        evaluate(network, x)
     assert Trace(network).differences(before) == []
     assert str(next(source)) in {"1", "1\n", "tensor([0.])"}  # the first of all
     JacobianNorm().update(Spending(REFUSED[name], uses=False), x)
@@ -181,7 +186,7 @@ def test_what_cannot_be_put_back_is_refused_where_it_is_used(name):
 def test_in_a_list_it_is_refused_too():
     network = REFUSED["generator in a list"]()
     with pytest.raises(ValueError, match=r"the network uses 'held\[0\]' \(generator\)"):
-        JacobianNorm().update(network, torch.randn(3, 4))
+        evaluate(network, torch.randn(3, 4))
     assert next(network.held[0]) == 1
 
 
