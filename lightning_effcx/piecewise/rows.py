@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_effcx.network import to_precision
+from lightning_effcx.tracing import becoming_infinite
 
 
 class Rows:
@@ -119,8 +120,10 @@ class Rows:
         (new,) = fraction.nonzero(as_tuple=True)  # old rows keep their values bit by bit
         weight = fraction[new].to(values.dtype).reshape(-1, *[1] * (values.dim() - 1))
         before = left[new]
-        between = values.index_select(0, before)
-        between.lerp_(values.index_select(0, before + 1), weight)
+        end = values.index_select(0, before + 1)
+        between = values.index_select(0, before).lerp_(end, weight)
+        if not between.sum().isfinite():  # one number is cheaper to look at than all of them
+            between = _interpolate_infinite(values.index_select(0, before), end, weight)
         return moved.index_copy_(0, new, between)
 
 
@@ -134,3 +137,16 @@ def _in_order(left: Tensor, fraction: Tensor) -> Tensor:
     # The sum has fewer digits than the fraction, so different fractions may have equal sums.
     order = fraction.argsort(stable=True)
     return order[left[order].argsort(stable=True)]
+
+
+def _interpolate_infinite(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
+    """Interpolate between values that may be infinite or huge.
+
+    Networks fill masked places with minus infinity or with the smallest number, so that they never
+    win a maximum. Between equal infinities lies the same infinity. But `lerp` takes the difference,
+    which is NaN.
+    """
+    is_equal = start == end
+    if bool((~is_equal & (start.isinf() | end.isinf())).any()):
+        raise becoming_infinite()
+    return torch.where(is_equal, start, start * (1 - weight) + end * weight)

@@ -13,7 +13,14 @@ from lightning_effcx.tracing.operators import (
     returns_views,
     tensors,
 )
-from lightning_effcx.tracing.refusals import RefusedError, choose_refusal, deciding, mixing, writing
+from lightning_effcx.tracing.refusals import (
+    RefusedError,
+    becoming_infinite,
+    choose_refusal,
+    deciding,
+    mixing,
+    writing,
+)
 from lightning_effcx.tracing.site_names import SiteNames, without_wrappers
 from lightning_effcx.tracing.sites import Site
 from lightning_effcx.tracing.units import find_sites, listen, without_units
@@ -28,6 +35,7 @@ __all__ = [
     "Site",
     "SiteNames",
     "as_one",
+    "becoming_infinite",
     "check_continuous",
     "choose_refusal",
     "deciding",

@@ -64,3 +64,11 @@ def writing(name: str) -> RefusedError:
         f"site {name!r} writes in place into a tensor that cannot be followed, such as a buffer or "
         "whole numbers: use torch.cat, torch.stack or an operation that is not in place."
     )
+
+
+def becoming_infinite() -> RefusedError:
+    """Return the error of values that are infinite in some places only."""
+    return RefusedError(
+        "a value of the network is infinite at one point of a path, but not at the next one, so it "
+        "is not piecewise linear there: keep the values finite, such as by smaller inputs."
+    )

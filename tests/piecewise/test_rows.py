@@ -77,3 +77,28 @@ def test_refinements_together_are_refinements_one_by_one(seed, times):
         assert_close(r.bring(first, 0, version), values)
     assert (r.position.diff()[r.joined()] >= 0).all()
     assert (r.path.diff() >= 0).all()
+
+
+def test_between_equal_infinities_is_the_same_infinity():
+    r = rows(3)
+    r.insert(torch.tensor([0, 1, 1]), torch.tensor([0.3, 0.6, 0.7]))
+    huge = torch.finfo(torch.float64).max
+    values = torch.tensor([-torch.inf, torch.inf, -huge, 0.0]).repeat(3, 1)
+    values[:, 3] = torch.tensor([1.0, 2.0, 3.0])
+    found = r.bring(values, 0)
+    assert torch.equal(found[:, :3], values[:1, :3].expand(6, -1))
+    assert_close(found[:, 3], torch.tensor([1.0, 1.3, 2.0, 2.6, 2.7, 3.0]))
+
+
+def test_between_huge_numbers_of_both_signs_is_no_overflow():
+    r = rows(2)
+    r.insert(torch.tensor([0]), torch.tensor([0.5]))
+    huge = torch.finfo(torch.float64).max
+    assert r.bring(torch.tensor([[-huge], [huge]]), 0).flatten().tolist() == [-huge, 0.0, huge]
+
+
+def test_numbers_that_become_infinite_have_nothing_in_between():
+    r = rows(2)
+    r.insert(torch.tensor([0]), torch.tensor([0.5]))
+    with pytest.raises(ValueError, match=r"^a value of the network is infinite at one point of a"):
+        r.bring(torch.tensor([[1.0], [torch.inf]]), 0)
