@@ -17,8 +17,8 @@ from lightning_effcx.network import Network
 from lightning_effcx.piecewise.crossings import FindCrossings, find_crossings
 from lightning_effcx.piecewise.passes import Pass
 from lightning_effcx.piecewise.rows import Rows
-from lightning_effcx.piecewise.winners import find_changes, find_ties
-from lightning_effcx.tracing import Operation, OperatorCall
+from lightning_effcx.piecewise.winners import count_rounds, find_changes, find_ties
+from lightning_effcx.tracing import Operation, OperatorCall, tying
 
 Integrate: TypeAlias = Callable[[str, Rows, Tensor], Tensor | None]
 """Maps a site, the rows so far and the site's values `(r, v)` there to one number for each interval
@@ -26,6 +26,7 @@ between neighbouring rows, `(r - 1,)`. The values are affine between rows. It re
 site of which no integral is wanted."""
 
 _LEAST = 8  # rows of a pass, whatever they take
+_FEWEST_BITS = 32  # of a number: half precision has three digits, so that too many elements tie
 
 
 class TooLargeError(Exception):
@@ -166,21 +167,29 @@ class Engine(Pass):
     @override
     def _choose(self, call: OperatorCall, name: str) -> Any:
         """Refine until the winner of every window changes at ties only."""
+        if torch.finfo(self.x.dtype).bits < _FEWEST_BITS:
+            raise tying(name, call.name)
         call = self.followed.bring_call(call, self.rows.version)
-        while True:
+        for _ in range(count_rounds(self._read(call))):
             out = call.run()
             left, fraction = find_ties(self._read(call), out, self.rows)
             if not len(left):
                 break
             self._insert(left, fraction)
             call = self.followed.bring_call(call, self.rows.version)
-        args, kwargs = tree_map(
-            lambda a: self._between(a) if self.followed.depends(a) else a, (call.args, call.kwargs)
-        )
-        between = replace(call, args=args, kwargs=kwargs)
+        else:
+            raise tying(name, call.name)
+        between = self._move_between(call)
         row, window = find_changes(self._read(between), between.run(), self.rows)
         self._record(name, row, window, torch.zeros_like(window))
         return out
+
+    def _move_between(self, call: OperatorCall) -> OperatorCall:
+        """Return a call in the middle between each two neighbouring rows."""
+        args, kwargs = tree_map(
+            lambda a: self._between(a) if self.followed.depends(a) else a, (call.args, call.kwargs)
+        )
+        return replace(call, args=args, kwargs=kwargs)
 
     # -- rows
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_effcx.piecewise.rows import Rows
 from lightning_effcx.tracing import Operation
 
-_TIE = 1e-12  # relative: elements that differ by less are equal
+_BITS = 64  # more than the fraction of any number has
 
 
 def contest(operation: Operation, out: Any, rows: int) -> tuple[Tensor, Tensor]:
@@ -41,6 +41,23 @@ def contest(operation: Operation, out: Any, rows: int) -> tuple[Tensor, Tensor]:
     return values, values.argmax(2, keepdim=True)
 
 
+def count_rounds(operation: Operation) -> int:
+    """Return after how many rounds of inserting rows at ties none can be left.
+
+    Each round finds a new winner in a window, of which there are as many as elements.
+    Where rounding has a tie found twice, the second one lies in a much shorter interval.
+    """
+    return operation.choice.elements + _BITS
+
+
+def tie_tolerance(dtype: torch.dtype) -> float:
+    """Return by how much of their size two elements may differ and still count as equal.
+
+    An element is the sum of many products, so it is less precise than one number of its type.
+    """
+    return max(1e-12, 16 * torch.finfo(dtype).eps)
+
+
 def find_ties(operation: Operation, out: Any, rows: Rows) -> tuple[Tensor, Tensor]:
     """Return after which rows, and how far, the winner at a row ties with that of the next row.
 
@@ -66,7 +83,7 @@ def find_changes(operation: Operation, out: Any, rows: Rows) -> tuple[Tensor, Te
         rows: The rows between which it is.
     """
     values, winners = contest(operation, out, len(rows.path) - 1)
-    apart = rows.joined() & (rows.position.diff() > _TIE)
+    apart = rows.joined() & (rows.position.diff() > tie_tolerance(rows.position.dtype))
     (left,) = apart.nonzero(as_tuple=True)  # where rows coincide, no element is ahead
     values, winners = values[left], winners[left]
     path = rows.path[left]
@@ -90,5 +107,5 @@ def _overtaken(
     behind = values[row + 1, group, second] - values[row + 1, group, first]
     # Where they tie at zero, their own size says nothing about rounding.
     size = values[row, group, first].abs() + values[row + 1, group, second].abs()
-    tie = _TIE * (size + ahead + behind)
+    tie = tie_tolerance(values.dtype) * (size + ahead + behind)
     return ahead, behind, (ahead > tie) & (behind > tie)

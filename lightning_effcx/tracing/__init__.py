@@ -19,6 +19,7 @@ from lightning_effcx.tracing.refusals import (
     choose_refusal,
     deciding,
     mixing,
+    tying,
     writing,
 )
 from lightning_effcx.tracing.site_names import SiteNames, without_wrappers
@@ -47,6 +48,7 @@ __all__ = [
     "operator_of",
     "returns_views",
     "tensors",
+    "tying",
     "without_units",
     "without_wrappers",
     "writing",

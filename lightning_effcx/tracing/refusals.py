@@ -72,3 +72,11 @@ def becoming_infinite() -> RefusedError:
         "a value of the network is infinite at one point of a path, but not at the next one, so it "
         "is not piecewise linear there: keep the values finite, such as by smaller inputs."
     )
+
+
+def tying(name: str, operator: str) -> RefusedError:
+    """Return the error of a choice whose elements are too close to each other for the precision."""
+    return RefusedError(
+        f"site {name!r} ({operator}) picks among elements that are too close to each other for the "
+        "precision of the pass: use dtype=torch.float64, or Transitions."
+    )
