@@ -206,6 +206,12 @@ def _summed(parts: list[dict[str, tuple[Tensor, Tensor]]], paths: int) -> dict[s
     for part in parts:
         for name, (path, numbers) in part.items():
             total.setdefault(name, numbers.new_zeros(paths)).index_add_(0, path, numbers)
+    for name, sums in total.items():
+        if not sums.isfinite().all():
+            raise ValueError(
+                f"the values at {name!r} are infinite or not numbers on some path, so they have no "
+                "length: measure networks whose values are finite, or linear_regions."
+            )
     return total
 
 

@@ -3,10 +3,25 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 as everybody calls it
 
+from lightning_effcx.functional import trajectory_length
 from lightning_effcx.piecewise import winners
 from lightning_effcx.piecewise.lines import pieces
 
 pytestmark = pytest.mark.usefixtures("_float64")
+
+
+def test_lengths_of_infinite_values_are_refused():
+    with pytest.raises(ValueError, match=r"^the values at 'output' are infinite or not numbers"):
+        trajectory_length(
+            lambda x: torch.cat([F.relu(x), x - torch.inf], 1), torch.randn(2, 2, 3), exact=True
+        )
+
+
+@pytest.mark.parametrize("path", [[[-1.0], [2.0]], [[2.0], [-1.0]]])
+def test_values_that_become_infinite_are_refused(path):
+    message = r"^a value of the network is infinite at one point of a path, but not at the next"
+    with pytest.raises(ValueError, match=message):
+        pieces(lambda x: 1e308 * x * 10 + F.relu(x), torch.tensor([path]))
 
 
 def maxout(dtype):
