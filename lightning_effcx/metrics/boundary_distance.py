@@ -6,8 +6,9 @@ a sample $x$ by the hyperplane $z = \xi$, at the distance $|z(x) - \xi| / \|\nab
 region is the intersection of these half-spaces. So the smallest of these distances is exactly the
 distance from $x$ to the nearest boundary, in units of input. One unit $w \cdot x + b$ scores
 $|w \cdot x + b| / \|w\|$; a unit on its kink scores 0. The distance falls as boundaries crowd
-around the samples. A max pooling, or another choice, bounds the region where its winner ties with
-another element of the window.
+around the samples. A max pooling bounds the region where its winner ties with another element of
+the window; a sort where two neighbours in the order tie, and a median where it ties with any other
+element.
 
 Times the number of units $N$, the distance compares networks of different sizes. Hanin and Rolnick
 found it between 0.4 and 1.5 on images: at first it rises in training, then it falls.

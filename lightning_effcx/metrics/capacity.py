@@ -12,8 +12,10 @@ tends to fall at first and then to rise in training. The variant `_share` is
 $\log(\text{regions}) / \sum_i \log(u_i T_i + 1)$. On straight paths it lies between 0, for a linear
 piece, and 1: a low value means that the capacity is high and little of it is used.
 
-A window of max pooling counts as a unit with one kink less than it has elements. Two changes keep
-both values: scaling the input against the weights of the first layer, and scaling a ReLU unit
+A window of max pooling counts as a unit with one kink less than it has elements. In a sort, a top-k
+or a median of $m$ elements, each position of the result is a unit, and all of them together have
+$m (m - 1) / 2$ kinks, since each two elements swap once on a line at most. Two changes keep both
+values: scaling the input against the weights of the first layer, and scaling a ReLU unit
 against its outgoing weights. Cost: the cost of `linear_regions`.
 
 Montúfar, Pascanu, Cho, Bengio, "On the Number of Linear Regions of Deep Neural Networks", NeurIPS

@@ -13,7 +13,6 @@ the change along them. The derivatives are divided by the length at the end.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +22,10 @@ from typing_extensions import override
 
 from lightning_effcx.network import Network, differentiating, in_precision, to_precision
 from lightning_effcx.piecewise.passes import Pass
+from lightning_effcx.piecewise.rivals import Rivals, find_rivals
 from lightning_effcx.piecewise.rows import Rows
-from lightning_effcx.piecewise.winners import contest
-from lightning_effcx.tracing import Operation, OperatorCall
+from lightning_effcx.piecewise.winners import contest, number_units, place
+from lightning_effcx.tracing import OperatorCall
 
 _LONG = 2.0**300  # the length of the directions: a power of two, so that no digit changes
 _CONSTANT = 2.0**200  # what is larger at zero is a constant, such as the fill of a mask
@@ -38,10 +38,11 @@ class Bends:
 
     Attributes:
         gap: How far each unit's pre-activation is from its nearest kink, `(n, g)`; for a choice,
-            how far the winner is ahead of each element of its window.
+            how far apart two rivals are, such as the winner and another element of its window.
         squares: The squares of its derivatives along the directions, summed, `(n, g)`.
-        units: How many units there are, a window being one.
-        kinks: How many kinks those units have, all together; a window has one less than elements.
+        units: How many units there are. Each window is one, and each position of a sorted row.
+        kinks: How many kinks these units have, all together. A window has one less than elements.
+            All positions of a sorted row together have one for each two elements.
     """
 
     gap: Tensor
@@ -127,24 +128,33 @@ class AffineExtension(Pass):
         out = call.run()
         operation = self._read(call)
         values, winners = contest(operation, out, len(self.rows.path))  # (r, groups, elements)
-        ahead = values.gather(2, self._spread(self._base(winners)))  # (r, groups, windows)
+        won = self._base(winners)  # (n, groups, windows)
 
         def pool(x: Tensor) -> Tensor:
             return call.func(x, *call.args[1:], **call.kwargs)[0]
 
-        windows = _windows(pool, operation, values.shape[2]).to(values.device)
-        margins = ahead[..., None] - values[..., windows.clamp(min=0)]
-        margins = margins.masked_fill(windows < 0, 0.0)
-        units = ahead[0].numel()
-        elements = int((windows >= 0).sum()) * (units // len(windows))
-        self.bends[name] = Bends(
-            self._by_sample(self._base(margins)), self._squares(margins), units, elements - units
-        )
+        rivals = find_rivals(operation, won, values.shape[2], pool)
+        self.bends[name] = self._bound_by(rivals, values, won[0].numel())
+        picked = values.gather(2, self._spread(won))
+        if operation.choice.of == "minimum":
+            picked = -picked
         value, *index = [out] if isinstance(out, Tensor) else out
-        value.copy_((-ahead if operation.choice.of == "minimum" else ahead).reshape(value.shape))
+        units = number_units(operation, value, len(values))
+        value.copy_(place(picked, units).reshape(value.shape))
         for winner in index:
             winner.copy_(self._spread(self._base(winner)))
         return out
+
+    def _bound_by(self, rivals: Rivals, values: Tensor, units: int) -> Bends:
+        """Return how far the elements of a choice are from ties that change what is picked."""
+        first, second = rivals.pairs(self._base(values))
+        gap = (first - second).abs().nan_to_num(nan=0.0, posinf=torch.inf)  # of equal infinities
+        first, second = rivals.pairs(self._moves(values))
+        moved = first - second
+        # Equal elements that are computed in two ways differ by rounding.
+        moved = moved.where(moved.abs() > _ROUNDING * (first.abs() + second.abs()), 0.0)
+        squares = (moved / _LONG).square().sum(0)
+        return Bends(self._by_sample(gap), self._by_sample(squares), units, rivals.kinks)
 
     # -- blocks
 
@@ -188,25 +198,3 @@ def _piece(z: Tensor, kinks: tuple[float, ...]) -> tuple[Tensor, Tensor]:
     ends = z.new_tensor([kinks[0] - before, *kinks, kinks[-1] + after])
     piece = torch.stack([z > kink for kink in kinks]).sum(0)
     return ends[piece], ends[piece + 1]
-
-
-def _windows(pool: Callable[[Tensor], Tensor], operation: Operation, elements: int) -> Tensor:
-    """Return which elements are in each window, `(windows, elements)`; -1 where one has fewer.
-
-    Along each dimension the pooling itself is asked which windows see a one in a certain place.
-    """
-    if not operation.choice.window:
-        return torch.arange(elements)[None]
-    grid = operation.z.shape[-operation.choice.window :]
-    windows = torch.zeros(1, 1, dtype=torch.long)
-    for dim, size in enumerate(grid, start=1):
-        shape = [size if i == dim else 1 for i in range(1, 1 + len(grid))]
-        ones = torch.eye(size, dtype=operation.z.dtype).reshape(size, *shape).expand(size, *grid)
-        seen = pool(ones[:, None].to(operation.z.device))[:, 0].movedim(dim, 1)
-        seen = (seen.flatten(2).amax(2).T > 0).cpu()  # (windows, places) along this dimension
-        places = torch.where(seen, torch.arange(size), -1).sort(1, descending=True).values
-        inner = places[None, :, None, : seen.sum(1).max()]
-        outer = windows[:, None, :, None]
-        joint = torch.where((outer < 0) | (inner < 0), -1, outer * size + inner)
-        windows = joint.flatten(2).flatten(0, 1)
-    return windows

@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from lightning_effcx.network import Network
 from lightning_effcx.piecewise.crossings import FindCrossings, find_crossings
+from lightning_effcx.piecewise.orders import find_swaps
 from lightning_effcx.piecewise.passes import Pass
 from lightning_effcx.piecewise.rows import Rows
 from lightning_effcx.piecewise.winners import count_rounds, find_changes, find_ties
@@ -172,7 +173,7 @@ class Engine(Pass):
         call = self.followed.bring_call(call, self.rows.version)
         for _ in range(count_rounds(self._read(call))):
             out = call.run()
-            left, fraction = find_ties(self._read(call), out, self.rows)
+            left, fraction = self._find_ties(call, out)
             if not len(left):
                 break
             self._insert(left, fraction)
@@ -183,6 +184,13 @@ class Engine(Pass):
         row, window = find_changes(self._read(between), between.run(), self.rows)
         self._record(name, row, window, torch.zeros_like(window))
         return out
+
+    def _find_ties(self, call: OperatorCall, out: Any) -> tuple[Tensor, Tensor]:
+        operation = self._read(call)
+        if operation.choice.of != "order":
+            return find_ties(operation, out, self.rows)
+        between = self._move_between(call)
+        return find_swaps(operation, self._read(between), between.run(), self.rows)
 
     def _move_between(self, call: OperatorCall) -> OperatorCall:
         """Return a call in the middle between each two neighbouring rows."""

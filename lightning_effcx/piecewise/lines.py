@@ -11,6 +11,10 @@ position inside a path at which a unit changes from not above to above, or back.
 touches a kink has no knot there. A unit that stays exactly on its kink is not above it. Repeated
 vertices count once. Counts do not depend on the direction of a path, nor on how it is cut.
 
+A window of max pooling is a unit, and so is each position of what a sort or a running maximum
+returns. It has a knot where the element that it picks changes. So two elements that swap in a sort
+make two knots, at one position. Elements that are equal along a stretch make none.
+
 The sampling of Hanin and Rolnick, "Complexity of Linear Regions in Deep Networks", ICML 2019, and
 the exact line restrictions of Sotoudeh and Thakur, "Computing Linear Restrictions of Neural
 Networks", NeurIPS 2019, are for sequences of layers; here any graph of operations will do.
@@ -50,7 +54,7 @@ class Pieces:
         site: The index in `sites` of the nonlinearity, `(k,)`.
         unit: The index of the unit among those of its site, flattened, `(k,)`.
         kink: The index of the kink among the kinks of the unit, which ascend, `(k,)`; 0 for a
-            maximum or minimum.
+            maximum, a minimum, and what is picked by rank.
         sites: The names of the nonlinearities, in order of execution.
         paths: The number of paths.
         values: For each site in `keep`, its outputs at the knots, flattened, `(k, v)`.

@@ -641,11 +641,6 @@ BENT = {
     "hardswish": (F.hardswish, "hardswish"),
     "threshold with a jump": (lambda x: F.threshold(x, 1, 0), "threshold"),
     "clamp between tensors": (lambda x: x.clamp(torch.zeros(4), torch.ones(4)), "clamp"),
-    "sort": (lambda x: x.sort(1).values, "sort"),
-    "topk": (lambda x: x.topk(2, 1).values, "topk"),
-    "kthvalue": (lambda x: x.kthvalue(2, 1).values, "kthvalue"),
-    "median": (lambda x: x.median(1).values, "median"),
-    "cummax": (lambda x: x.cummax(1).values, "cummax"),
     "argmax": (lambda x: x.argmax(1), "argmax"),
     "fractional max pool": (
         lambda x: F.fractional_max_pool2d(x.view(-1, 1, 2, 2), 1, output_size=1),

@@ -67,3 +67,8 @@ def is_training(call: OperatorCall) -> bool:
 def jumps_at_its_threshold(call: OperatorCall) -> bool:
     """Hold where `threshold` puts another value in place of small ones than its threshold."""
     return call.given["value"] != call.given["threshold"]
+
+
+def leaves_order_open(call: OperatorCall) -> bool:
+    """Hold where `topk` may return its elements in any order, which may change anywhere."""
+    return call.given["sorted"] is False

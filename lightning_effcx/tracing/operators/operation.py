@@ -64,7 +64,8 @@ def nonlinearity(call: OperatorCall) -> Operation | None:
         return Operation(call.name, "other", z)
     if operator.choice:
         choice = _complete(operator.choice, call, z)
-        return Operation(call.name, "piecewise linear", z, choice=choice)
+        jumps = operator.jumps(call)
+        return Operation(call.name, "piecewise linear", z, choice=choice, jumps=jumps)
     if operator.kinks:
         return _bend(operator, call, alone)
     if more or not operator.curve(call):
@@ -82,7 +83,7 @@ def check_continuous(name: str, operation: Operation) -> None:
     """
     if operation.jumps:
         raise jumping(name, operation.name)
-    if operation.kind == "piecewise linear" and operation.choice.of != "order":
+    if operation.kind == "piecewise linear" and operation.choice.of != "chance":
         return
     raise not_piecewise_linear(
         name,

@@ -13,15 +13,17 @@ class Choice:
     """How an operator picks among the elements of its operand.
 
     Attributes:
-        of: Which element it picks: `nothing` if it does not pick, and `order` if it picks by the
-            order of the elements, such as a median.
+        of: Which element it picks: `nothing` if it does not pick, `order` if it picks by rank,
+            such as a median or a whole sorted row, and `chance` if it draws windows at random.
         window: The number of last dimensions that a window has; 0 if the operator has no windows.
+        is_running: Whether it picks, at each element, among this element and those before it.
         dims: For one call without windows, the dimensions over which it picks; empty means all.
         elements: For one call, the number of elements that it picks from, at most.
     """
 
-    of: Literal["nothing", "maximum", "minimum", "order"] = "nothing"
+    of: Literal["nothing", "maximum", "minimum", "order", "chance"] = "nothing"
     window: int = 0
+    is_running: bool = False
     dims: tuple[int, ...] = ()
     elements: int = 0
 

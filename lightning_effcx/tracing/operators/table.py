@@ -22,9 +22,15 @@ def _bend(*kinks: float | str, **others: Any) -> Operator:
     return Operator(kinks=kinks, samples=batch.elementwise, **others)
 
 
-def _pick(of: Literal["maximum", "minimum", "order"], window: int = 0) -> Operator:
+def _pick(
+    of: Literal["maximum", "minimum", "order", "chance"],
+    window: int = 0,
+    *,
+    is_running: bool = False,
+    jumps: Rule = never,
+) -> Operator:
     samples = batch.in_last(window) if window else batch.along("dim")
-    return Operator(choice=Choice(of, window), samples=samples)
+    return Operator(choice=Choice(of, window, is_running), samples=samples, jumps=jumps)
 
 
 _AFFINE: list[tuple[str, Operator]] = [
@@ -181,9 +187,12 @@ _PIECEWISE_LINEAR: list[tuple[str, Operator]] = [
     ("amin min", _pick("minimum")),
     ("adaptive_max_pool2d max_pool2d_with_indices", _pick("maximum", window=2)),
     ("adaptive_max_pool3d max_pool3d_with_indices", _pick("maximum", window=3)),
-    ("cummax cummin kthvalue median nanmedian sort topk", _pick("order")),
-    ("fractional_max_pool2d", _pick("order", window=2)),
-    ("fractional_max_pool3d", _pick("order", window=3)),
+    ("cummax", _pick("maximum", is_running=True)),
+    ("cummin", _pick("minimum", is_running=True)),
+    ("kthvalue median nanmedian sort", _pick("order")),
+    ("topk", _pick("order", jumps=affine_rules.leaves_order_open)),
+    ("fractional_max_pool2d", _pick("chance", window=2)),
+    ("fractional_max_pool3d", _pick("chance", window=3)),
 ]
 _OTHERS: list[tuple[str, Operator]] = [
     # Tensors without values, which are made of no other tensor.
