@@ -74,8 +74,11 @@ def _outputs(network: Network, x: Tensor) -> Tensor:
     exact = in_precision(network, x.dtype)
     if exact is not network:
         # A network that casts its input cannot be converted. Then only the exact pass can do it.
+        # The pass also knows which of several outputs is measured.
         with torch.no_grad(), suppress(RuntimeError):
-            return exact(x).flatten(1)
+            y: object = exact(x)
+            if isinstance(y, Tensor) and not y.is_complex():
+                return y.flatten(1)
     found: list[Tensor] = []
 
     def take(site: str, _: Rows, values: Tensor) -> None:

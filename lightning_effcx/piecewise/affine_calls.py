@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_effcx.piecewise.constants import clear
@@ -53,12 +54,19 @@ def _run(brought: OperatorCall, call: OperatorCall, followed: Followed, version:
     if operator.reshapes:
         return first.reshape(rest[0])
     if operator.casts:
-        return first.clone()  # the pass keeps its own precision
+        return cast(call, first, followed)
     if first is call.overwritten():
         first = first.clone()
     brought = replace(brought, args=(first, *rest))
     run = partial(_run_few_rows_at_a_time, brought.func) if operator.unfolds else brought.func
     return clear(brought, followed.fitting(run, brought.args, brought.kwargs, version))
+
+
+def cast(call: OperatorCall, x: Tensor, followed: Followed) -> Tensor:
+    """Copy a tensor to real or complex numbers, as asked for. The pass keeps its own precision."""
+    dtype = followed.precise(call.given["dtype"] or x.dtype)
+    layout = call.given["memory_format"] or torch.preserve_format
+    return x.to(dtype, copy=True, memory_format=layout)
 
 
 def _with_index_for_all(call: OperatorCall, followed: Followed, version: int) -> OperatorCall:

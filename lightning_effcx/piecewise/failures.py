@@ -1,11 +1,16 @@
 """Failures: why a network that runs as it is does not run in a pass, where rows are inserted."""
 
+import re
 from typing import Any
 
+import torch
 from torch.utils._pytree import tree_leaves
 
 from lightning_effcx.piecewise.followed import Followed
 from lightning_effcx.tracing import RefusedError
+
+# As torch calls them in its messages.
+_PRECISIONS = re.compile(r"(?<![a-z])(?:bfloat16|half|float|double)(?![a-z0-9])")
 
 
 class Failures:
@@ -32,9 +37,30 @@ class Failures:
         if self._saw_stale:
             return RefusedError(
                 "the network failed with more rows than it was called with, because it keeps the "
-                f"batch size that it read before: use -1 for it, or use Transitions ({error})."
+                "batch size that it read before: use -1 for it, or use Transitions "
+                f"({message_of(error)})."
             )
         return RefusedError(
             "the network failed with more rows than it was called with, so its exact regions "
-            f"cannot be found: use Transitions ({error})."
+            f"cannot be found: use Transitions ({message_of(error)})."
         )
+
+
+def mixed_precision(error: Exception, dtype: torch.dtype) -> RefusedError | None:
+    """Return why a network failed, if its error says that it met numbers of two precisions."""
+    message = message_of(error)
+    if len(set(_PRECISIONS.findall(message.lower()))) < 2:  # noqa: PLR2004 two of them
+        return None
+    return RefusedError(
+        f"the network was given inputs of {dtype}, and has parameters or numbers of another type "
+        "that cannot be converted: give the module itself instead of a function that calls it, or "
+        f"convert it with module.to({dtype}) ({message})."
+    )
+
+
+def message_of(error: Exception) -> str:
+    """Return what an error says, or its type if that raises an error itself."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 it is the user's
+        return type(error).__name__

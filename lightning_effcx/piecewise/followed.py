@@ -16,7 +16,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from lightning_effcx.piecewise.constants import Constants
 from lightning_effcx.piecewise.memory import blocks, fills_its_memory, lies_by_row, place, sharing
 from lightning_effcx.piecewise.rows import Rows
-from lightning_effcx.tracing import OperatorCall, mixing, tensors, writing
+from lightning_effcx.tracing import OperatorCall, mixing, operator_of, tensors, writing
 
 
 class Followed:
@@ -62,9 +62,12 @@ class Followed:
 
     def cast(self, tensor: Tensor) -> Tensor:
         """Return a tensor of real or complex numbers in the precision of the pass."""
-        if tensor.is_complex():
-            return tensor.to(self.dtype.to_complex())
-        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+        has_numbers = tensor.is_floating_point() or tensor.is_complex()
+        return tensor.to(self.precise(tensor.dtype)) if has_numbers else tensor
+
+    def precise(self, dtype: torch.dtype) -> torch.dtype:
+        """Return the real or complex numbers of the pass that stand for others."""
+        return self.dtype.to_complex() if dtype.is_complex else self.dtype
 
     def bring_call(self, call: OperatorCall, version: int) -> OperatorCall:
         """Return a call with its arguments brought to the rows of `version`."""
@@ -186,6 +189,36 @@ class Followed:
         """Return how many rows a tensor has."""
         return self.rows.counts[self.versions[tensor]]
 
+    def check_constants(self, call: OperatorCall) -> None:
+        """Refuse constants that have other numbers for one sample than for another, as noise has.
+
+        Only entries in the same places can tell: there a constant may have one entry for each row.
+        """
+        first, *_ = call.operands
+        if operator_of(call.func).is_elementwise:
+            given = [t for t in tensors(call.args, call.kwargs) if t.dim() == first.dim()]
+        else:  # a mask of the first dimension
+            given = [
+                t
+                for t in call.given.get("indices", [])[:1]
+                if t is not None and t.dtype == torch.bool
+            ]
+        if not all(self._is_alike(t, len(first) // self._rows(first)) for t in given):
+            raise mixing(call.name)
+
+    def _is_alike(self, tensor: Tensor, parts: int) -> bool:
+        """Tell whether a tensor is followed, or has the same numbers for every row.
+
+        Args:
+            tensor: The tensor.
+            parts: How many entries of dimension 0 each row has.
+        """
+        rows, rest = divmod(len(tensor), parts)
+        if tensor in self.versions or len(tensor) == 1 or rest or rows not in self.rows.counts:
+            return True
+        by_row = tensor.unflatten(0, (rows, parts))
+        return torch.equal(by_row, by_row[:1].expand_as(by_row))
+
     def fitting(self, run: Any, given: Any, named: dict[str, Any], version: int) -> Any:
         """Run an operator; if it fails, make constants fit that have too few rows.
 
@@ -210,14 +243,10 @@ class Followed:
         return argument[:1].expand(now) if equal else argument
 
     def resized(self, x: Tensor, size: Any) -> Any:
-        """Correct a batch size that the network read before rows were inserted."""
-        version = self.versions[x]
-        if not isinstance(size, (list, tuple)) or not size:
+        """Correct a batch size that the network read before or after rows were inserted."""
+        if not isinstance(size, (list, tuple)) or not size or size[0] not in self.rows.counts:
             return size
-        for stale in reversed(self.rows.counts[:version]):
-            if size[0] == stale:
-                return [self.rows.counts[version], *size[1:]]
-        return size
+        return [self.rows.counts[self.versions[x]], *size[1:]]
 
     def is_stale(self, argument: Any) -> bool:
         """Tell whether an argument has, or is, the number of rows before some were inserted."""

@@ -10,18 +10,20 @@ which memory depends on the input. Here rows are inserted while the network runs
 tensor, views among them, has rows of its own, and every call runs on other arguments.
 """
 
+import operator
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_effcx.network import Network, differentiating
 from lightning_effcx.piecewise.affine_calls import run_affine
-from lightning_effcx.piecewise.failures import Failures
+from lightning_effcx.piecewise.failures import Failures, mixed_precision
 from lightning_effcx.piecewise.followed import Followed
 from lightning_effcx.piecewise.python_calls import PythonCalls, writes
 from lightning_effcx.piecewise.rows import Rows
@@ -81,14 +83,17 @@ class Pass(TorchDispatchMode, ABC):
                 torch.no_grad(),
                 differentiating(),
                 self.names,
-                PythonCalls(self.followed, self.lineage, self._run_failed),
+                PythonCalls(self.followed, self.lineage, self.__torch_dispatch__, self._run_failed),
                 Leaving(self._read_by_network),
                 self,
             ):
                 y = network(self.x)
-        except RuntimeError as error:
+        except (RuntimeError, IndexError) as error:
             if self._refused:
                 raise choose_refusal(self._refused) from error
+            mixed = mixed_precision(error, self.x.dtype)
+            if mixed:
+                raise mixed from error
             if not self.rows.version:
                 raise  # it has nothing to do with the rows that were inserted
             raise self._failures.refusal(error) from error
@@ -103,7 +108,8 @@ class Pass(TorchDispatchMode, ABC):
         refused = [refusal for refusal in self._refused if refusal in self.needed]
         if refused:
             raise choose_refusal(refused)
-        return self.rows.bring(output, self.followed.versions[output])
+        y = self.rows.bring(output, self.followed.versions[output])
+        return torch.view_as_real(y.resolve_conj()) if y.is_complex() else y
 
     # -- for subclasses
 
@@ -142,7 +148,7 @@ class Pass(TorchDispatchMode, ABC):
             return self.followed.constants.run(call)
         try:
             out = self._run(call)
-        except RuntimeError:
+        except (RuntimeError, IndexError):
             self._failures.note(args, kwargs)
             raise
         self.lineage.add_call(call, out, self._origins)
@@ -184,6 +190,7 @@ class Pass(TorchDispatchMode, ABC):
         if call.outs():
             return self._follow_outs(call)
         call = self.followed.adopt_written(call)
+        self.followed.check_constants(call)
         if operator_of(call.func).affine(call):
             return run_affine(call, self.followed)
         brought = self.followed.bring_call(call.beside(), self.rows.version)
@@ -232,6 +239,11 @@ class Pass(TorchDispatchMode, ABC):
 
     # -- what happens above the dispatcher
 
+    def _precise(self, argument: Any) -> Any:
+        """Return a tensor that is not followed in the precision of the pass."""
+        is_constant = isinstance(argument, Tensor) and not self.followed.depends(argument)
+        return self.followed.cast(argument) if is_constant else argument
+
     def _read_by_network(self, argument: Any, reader: str) -> None:
         """Note that the network itself reads numbers, so that nobody can follow them."""
         if any(map(self.followed.depends, tensors(argument))):
@@ -243,10 +255,16 @@ class Pass(TorchDispatchMode, ABC):
     def _run_failed(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
     ) -> Any:
-        """Run a call unfollowed that failed because some of its arguments have too few rows.
+        """Run a call again that failed because of what its arguments are in a pass.
 
-        An example is a loss with a label for each sample, which the outputs may not depend on.
+        If some have another precision than the pass, they get it. If some have too few rows, the
+        call runs unfollowed. An example is a loss with a label for each sample, which the outputs
+        may not depend on.
         """
+        precise = tree_map(self._precise, (args, kwargs))
+        if not all(map(operator.is_, tree_leaves(precise), tree_leaves((args, kwargs)))):
+            with suppress(RuntimeError, ValueError):
+                return func(*precise[0], **precise[1])
         self._failures.note(args, kwargs)
         is_followed = any(map(self.followed.depends, tree_leaves((args, kwargs))))
         is_known = is_followed and self._failures.has_stale(args, kwargs)

@@ -19,6 +19,8 @@ from lightning_effcx.tracing import Lineage, RefusedError
 # Names of Python's functions that write in place, such as `Tensor.__iadd__`; no operators of torch.
 _WRITING = frozenset({"iadd", "idiv", "imul", "isub", "itruediv", "setitem"})
 
+_RESHAPING = frozenset({Tensor.reshape, Tensor.reshape_as, torch.reshape})
+
 
 class PythonCalls(TorchFunctionMode):
     """Changes the calls of a network as they are made.
@@ -26,16 +28,22 @@ class PythonCalls(TorchFunctionMode):
     Args:
         followed: The tensors that the pass follows.
         lineage: The lineage of the tensors of the pass.
+        dispatch: Runs a call as if it had reached the dispatcher.
         run_failed: Called with a call that failed, its arguments and its error; returns what the
             call is to return instead, or raises the error.
     """
 
     def __init__(
-        self, followed: Followed, lineage: Lineage, run_failed: Callable[..., Any]
+        self,
+        followed: Followed,
+        lineage: Lineage,
+        dispatch: Callable[..., Any],
+        run_failed: Callable[..., Any],
     ) -> None:
         super().__init__()
         self.followed = followed
         self.lineage = lineage
+        self.dispatch = dispatch
         self.run_failed = run_failed
 
     def __torch_function__(
@@ -49,13 +57,20 @@ class PythonCalls(TorchFunctionMode):
             return self.run_failed(func, args, kwargs, error)
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if func in {Tensor.reshape, torch.reshape} and self.followed.depends(args[0]):
-            x, *size = args
-            if not size or not isinstance(size[0], int):
-                (size,) = size or [kwargs["shape"]]
-            return func(x, self.followed.resized(x, size))
+        x: Any = args[0] if args else kwargs.get("input")
+        if func in _RESHAPING and self.followed.depends(x):
+            size: Any = args[1:] or [kwargs.get("shape", kwargs.get("other"))]
+            if not isinstance(size[0], int):
+                (size,) = size
+            size = size.shape if isinstance(size, Tensor) else size
+            return torch.reshape(x, self.followed.resized(x, size))
         if func is Tensor.__setitem__ and self.followed.depends([args[0], args[2]]):
             return func(*self._at_equal_rows(*args))
+        if func is torch.einsum and isinstance(args[0], str) and self.followed.depends(args[1:]):
+            # It would reach the dispatcher in parts, which put the samples elsewhere for a while.
+            operands = args[1] if isinstance(args[1], (list, tuple)) else args[1:]
+            with _disable_current_modes():
+                return self.dispatch(torch.ops.aten.einsum.default, (), (args[0], [*operands]))
         return func(*args, **kwargs)
 
     def _at_equal_rows(self, target: Tensor, index: Any, value: Any) -> tuple[Tensor, Any, Any]:

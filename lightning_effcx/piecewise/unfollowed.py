@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from lightning_effcx.piecewise.affine_calls import cast
 from lightning_effcx.piecewise.followed import Followed
 from lightning_effcx.tracing import Lineage, OperatorCall, operator_of, returns_views
 
@@ -95,9 +96,8 @@ class Unfollowed:
             if operator.reshapes and isinstance(size, (list, tuple)):
                 return first.reshape(size)
             call = replace(call, args=(first, size, *rest[1:]))
-        is_complex = isinstance(first, Tensor) and first.is_complex()
-        if operator.casts and not operator.decides(call) and not is_complex:
-            return first.to(self.followed.dtype, copy=True)  # the pass keeps its own precision
+        if operator.casts and not operator.decides(call):
+            return cast(call, first, self.followed)
         return call.run()
 
     def _resized(self, size: Any) -> Any:

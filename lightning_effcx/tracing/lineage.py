@@ -110,9 +110,11 @@ class Leaving(TorchFunctionMode):
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         del types
-        if func in _LEAVING or (func in _COPYING and not isinstance(args[0], Tensor)):
-            self.read(args[0], func.__name__.strip("_"))
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        read = args[0] if args else next(iter(kwargs.values()), None)  # the first may have a name
+        if func in _LEAVING or (func in _COPYING and not isinstance(read, Tensor)):
+            self.read(read, func.__name__.strip("_"))
+        return func(*args, **kwargs)
 
 
 def _masks(args: tuple[Any, ...]) -> list[Tensor]:

@@ -18,6 +18,15 @@ def in_one_of(*names: str) -> Rule:
     return rule
 
 
+def in_one_of_list(name: str) -> Rule:
+    """Hold where at most one tensor of a list depends on the input, as one factor of `einsum`."""
+
+    def rule(call: OperatorCall) -> bool:
+        return sum(map(call.depends, call.given[name])) <= 1
+
+    return rule
+
+
 def unless(*names: str) -> Rule:
     """Hold where none of these arguments depends on the input, such as the divisor of `div`."""
 

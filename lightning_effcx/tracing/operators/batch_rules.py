@@ -158,6 +158,25 @@ def index_put(call: OperatorCall) -> bool:
     return not call.depends(values) or values.dim() == _indexed_dims(call.given["self"], indices)
 
 
+def einsum(call: OperatorCall) -> bool:
+    """Hold where the first letter of the result is the first of each operand, and nowhere else.
+
+    The rule knows letters only, and three dots in the place of the first letters.
+    """
+    inputs, arrow, result = call.given["equation"].replace(" ", "").partition("->")
+    terms = list(zip(inputs.split(","), call.given["tensors"], strict=False))
+    first = "..." if result.startswith("...") else result[:1]
+
+    def fits(term: str, tensor: Tensor) -> bool:
+        rest = term.removeprefix(first)
+        if not call.depends(tensor):
+            return first not in term and "..." not in term
+        is_first = term.startswith(first) and first not in rest and "..." not in rest
+        return is_first and tensor.dim() > len(rest)  # else the dots stand for no dimension
+
+    return bool(arrow and first) and all(fits(*each) for each in terms)
+
+
 def _indexed_dims(x: Tensor, indices: list[Tensor | None]) -> int:
     """Count the dimensions of `x[indices]`."""
     found = [each for each in indices if each is not None]

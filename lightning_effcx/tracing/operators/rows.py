@@ -73,6 +73,11 @@ class Operator:
     unfolds: bool = False
 
     @property
+    def is_elementwise(self) -> bool:
+        """Whether it takes entries of its operands in the same places."""
+        return self.samples is batch_rules.elementwise
+
+    @property
     def keeps_order(self) -> bool:
         """Whether its result has the numbers of its operand in the same order."""
         return self.samples is batch_rules.in_order

@@ -9,6 +9,7 @@ import torch
 from affine_calls import CALLS, operator
 from networks import mlp
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 as everybody calls it
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -246,12 +247,47 @@ def fourier(x, dim):
     return torch.fft.fft(torch.complex(x, x), dim=dim).real
 
 
+def set_listed(x):
+    x[[0]] = 0
+    return x
+
+
+def set_masked(x):
+    x[torch.arange(len(x)) < 1] = 0
+    return x
+
+
+def set_in_all(x):
+    x[torch.ones(len(x), dtype=torch.bool)] = 0.5
+    return x + torch.relu(x - 0.4)
+
+
+def by_position(x):
+    parts = x.view(len(x) * 2, 3)
+    return (parts + torch.arange(6.0).view(2, 3).repeat(len(x), 1)).view(len(x), 6)
+
+
 PASSES = {
     "Fourier of samples": (lambda x: fourier(x, 0), "fft_c2c"),
     "Fourier of features": (lambda x: fourier(x, 1), None),
     "tril of samples": (torch.tril, "tril"),
     "triu of samples": (torch.triu, "triu"),
     "tril of each sample": (lambda x: x.view(-1, 3, 2).tril().flatten(1), None),
+    "real Fourier of samples": (lambda x: torch.fft.rfft(x, dim=0).real, "fft_r2c"),
+    "real Fourier of both": (lambda x: torch.fft.rfft2(x).real, "fft_r2c"),
+    "Fourier of both": (lambda x: torch.fft.fft2(x).real, "fft_c2c"),
+    "diagonal of samples": (lambda x: x[:, :3].diagonal(), "diagonal"),
+    "samples cut off by padding": (lambda x: F.pad(x, (0, 0, 1, -1)), "constant_pad_nd"),
+    "a sample set by its index": (set_listed, "index_put"),
+    "a sample set by a mask": (set_masked, "index_put"),
+    "every sample set by a mask": (set_in_all, None),
+    "take": (lambda x: x.take(torch.arange(6)).expand(len(x), 6), "take"),
+    "masked scatter": (lambda x: x.masked_scatter(torch.tensor([True, False] * 3), x), "masked_s"),
+    "as_strided": (lambda x: x.as_strided((len(x), 6), (1, 1)), "as_strided"),
+    "addbmm": (lambda x: x.addbmm(x[:, :, None], torch.ones(len(x), 1, 6).double()), "addbmm"),
+    "numbers for each sample": (lambda x: x + torch.randn(x.shape, dtype=x.dtype), "add"),
+    "a mask for each sample": (lambda x: x.masked_fill(torch.rand(x.shape) > 0.5, 0.0), "masked_f"),
+    "positions in parts of samples": (by_position, None),
     "permute of nothing": (lambda x: x.permute(-2, -1), None),
     "permute of samples": (lambda x: x.permute(-1, -2), "permute"),
     "an operator of another library": (lambda x: torch.ops.tests.tomorrow(x), "tomorrow"),  # noqa: PLW0108 made below
@@ -272,7 +308,7 @@ def test_paths_have_the_same_counts_together_as_alone_or_are_refused(part, refus
 
     paths = torch.randn(3, 2, 4, dtype=torch.float64)
     if refused:
-        with pytest.raises(ValueError, match=rf"^site '{refused}' .* no exact regions: .*Transit"):
+        with pytest.raises(ValueError, match=rf"^site '{refused}.* no exact regions: .*Transit"):
             pieces(network, paths)
         return
     alone = [pieces(network, path[None]).transitions().item() for path in paths]
