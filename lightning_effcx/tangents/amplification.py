@@ -99,11 +99,20 @@ def _absolute(network: Network) -> Network:
 
 
 class _Node(NamedTuple):
-    """What a graph recorded of one site: the node that computes its derivatives."""
+    """What a graph recorded of one site.
+
+    Attributes:
+        node: The node that computes the derivatives.
+        shape: The shape of the output.
+        samples: How many samples there are.
+        before: How many times all samples lie in their dimension, one time after the other.
+        output: The output, where it has to be kept.
+    """
 
     node: Any
     shape: torch.Size
     samples: int
+    before: int
     output: Tensor | None
 
 
@@ -135,7 +144,8 @@ def _node(site: Site) -> _Node:
     # In older versions of torch, the node of an operator that is registered in Python loses what it
     # saved when the output is gone.
     output = None if callable(node) else site.output
-    return _Node(node, site.output.shape, site.samples, output)
+    before = 1 if site.place is None else site.place.before
+    return _Node(node, site.output.shape, site.samples, before, output)
 
 
 def _average_back(
@@ -151,12 +161,12 @@ def _average_back(
         index: Which of them holds the units.
     """
     total = [None if g is None else torch.zeros_like(g) for g in given]
-    for node, shape, samples, _ in nodes:
+    for each in nodes:
         gradients: list[Tensor | None] = [None] * outputs
-        gradients[index] = _expand(arriving, shape, samples)
-        for so_far, local in zip(total, _call(node, gradients), strict=True):
+        gradients[index] = _expand(arriving, each)
+        for so_far, local in zip(total, _call(each.node, gradients), strict=True):
             if so_far is not None:
-                so_far.add_(_sum_samples(local.abs(), so_far.shape, samples))
+                so_far.add_(_sum_samples(local.abs(), so_far.shape, each))
     count = sum(each.samples for each in nodes)
     return tuple(None if so_far is None else so_far / count for so_far in total)
 
@@ -201,16 +211,18 @@ def _gradients_kept(nodes: set[Any]) -> Iterator[None]:
             leaf.grad = gradient
 
 
-def _expand(one: Tensor, shape: torch.Size, samples: int) -> Tensor:
+def _expand(one: Tensor, node: _Node) -> Tensor:
     """Repeat the values of one sample for all samples."""
-    dim = _sample_dimension(one.shape, shape)
-    return one.unsqueeze(dim).expand(*shape[:dim], samples, *one.shape[dim:]).reshape(shape)
+    dim = _sample_dimension(one.shape, node.shape)
+    parts = one.unflatten(dim, (node.before, -1)).unsqueeze(dim + 1)
+    return parts.repeat_interleave(node.samples, dim + 1).reshape(node.shape)
 
 
-def _sum_samples(values: Tensor, one: torch.Size, samples: int) -> Tensor:
+def _sum_samples(values: Tensor, one: torch.Size, node: _Node) -> Tensor:
     """Sum over samples; the result has the shape of one sample."""
     dim = _sample_dimension(one, values.shape)
-    return values.reshape(*one[:dim], samples, *one[dim:]).sum(dim)
+    parts = values.unflatten(dim, (node.before, node.samples, -1))
+    return parts.sum(dim + 1).reshape(one)
 
 
 def _sample_dimension(one: torch.Size, many: torch.Size) -> int:

@@ -147,7 +147,7 @@ def _describe(site: Site, *, share_positions: bool) -> Layer:
             "trajectory_length or jacobian_norm instead."
         )
     shape = site.output.shape
-    has_positions = len(shape) >= _IMAGES and shape[0] == site.samples
+    has_positions = len(shape) >= _IMAGES and site.is_batch_first
     return Layer(
         name=site.name,
         units=site.z.shape[1] if site.choice is None else site.choice.shape[1],

@@ -13,7 +13,18 @@ from torch import Tensor
 
 from lightning_effcx.network import Network, differentiating, evaluate, to_precision
 from lightning_effcx.tangents.piecewise_linear import PiecewiseLinear
-from lightning_effcx.tracing import Follower, Leaving, Operation, OperatorCall, as_one, tensors
+from lightning_effcx.tracing import (
+    Follower,
+    Leaving,
+    Operation,
+    OperatorCall,
+    SamplePlace,
+    as_one,
+    by_sample,
+    join_samples,
+    separate_samples,
+    tensors,
+)
 
 _NUMBERS = 2**22  # at most so many numbers in one tensor while two networks are compared
 
@@ -36,7 +47,7 @@ class SubstitutedNetwork:
     def __call__(self, x: Tensor) -> Tensor:
         """Evaluate any number of samples."""
         with torch.no_grad(), differentiating():
-            x = x.clone() if x.is_inference() else x
+            x = separate_samples(x.clone() if x.is_inference() else x)
             follower = _Substitution(x, self.lines)
             with as_one(self.network), follower.names, Leaving(follower.lineage.read), follower:
                 y = self.network(x)
@@ -74,7 +85,7 @@ class _Substitution(Follower):
             return call.run(), ""
         name = self.names.name(operation.name)
         try:
-            out = self._line(name, z)
+            out = self._line(name, z, self.places.of_operand(call, z))
         except ValueError as error:
             self.refused[name] = error
             return call.run(), name
@@ -86,18 +97,23 @@ class _Substitution(Follower):
         rest = tuple(out.new_empty(0) for _ in returned[1:])
         return (out, *rest) if rest else out, name
 
-    def _line(self, name: str, z: Tensor) -> Tensor:
+    def _line(self, name: str, z: Tensor, place: SamplePlace | None) -> Tensor:
         if name not in self.lines:
             raise ValueError(
                 f"site {name!r} did not run when the network was approximated: the network must "
                 "run the same operations at every call."
             )
         lines = self.lines[name].to(z)
-        rows = z.reshape(len(z), -1)
-        if rows.shape[1] != len(lines.slope):
+        n = self.places.n
+        units = by_sample(z, place, n)
+        if units is None and len(z) > n:
+            # An exact pass inserts rows while the network runs, always in the first dimension.
+            n, place = len(z), SamplePlace(-z.dim())
+            units = by_sample(z, place, n)
+        if units is None or units.shape[1] != len(lines.slope):
             raise ValueError(
-                f"site {name!r} has pre-activations of shape {tuple(z.shape)}, expected samples as "
-                f"the first dimension, with {len(lines.slope)} units for each sample: transpose "
-                "before the activation."
+                f"site {name!r} has pre-activations of shape {tuple(z.shape)}, expected "
+                f"{len(lines.slope)} units for each of {n} samples along one dimension: the "
+                "network must treat samples independently."
             )
-        return lines(rows).reshape(z.shape)
+        return join_samples(lines(units), z.shape, place, n)

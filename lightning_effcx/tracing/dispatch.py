@@ -1,26 +1,21 @@
 """Followers: run a network and see each operation that is not affine in its input.
 
 A follower runs every call with the arguments that the network gives it. So it is enough to know
-which memory depends on the input. A pass of `piecewise` is another mode, because it inserts rows
-while the network runs: each tensor, views among them, has rows of its own there, and every call
-runs on other arguments. Both read calls by the same table and find origins by the same lineage.
+which memory depends on the input, and where the samples lie in it. A pass of `piecewise` is another
+mode, because it inserts rows while the network runs. There each tensor has rows of its own, also a
+view, and every call runs on other arguments. Both modes read calls by the same table and find
+origins by the same lineage.
 """
 
 from abc import ABC, abstractmethod
 from typing import Any
 
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_effcx.tracing.lineage import Lineage
-from lightning_effcx.tracing.operators import (
-    Operation,
-    OperatorCall,
-    nonlinearity,
-    operator_of,
-    tensors,
-)
+from lightning_effcx.tracing.operators import Operation, OperatorCall, nonlinearity, operator_of
+from lightning_effcx.tracing.sample_places import SamplePlaces
 from lightning_effcx.tracing.site_names import SiteNames
 
 
@@ -35,6 +30,7 @@ class Follower(TorchDispatchMode, ABC):
     Attributes:
         names: The names of the sites.
         following: Whether calls are followed at all.
+        places: What depends on `x`, and where its samples lie.
         lineage: The sites that each tensor comes from.
         refused: The error of each site that something is wrong with. It counts only if the outputs
             depend on the site.
@@ -44,11 +40,8 @@ class Follower(TorchDispatchMode, ABC):
         super().__init__()  # type: ignore[no-untyped-call]
         self.names = SiteNames()
         self.following = True
-        # Views and in-place results share their storage, so dependence is a matter of storages. A
-        # weak reference keeps the address of a dead one from being given to another.
-        self.dependent: dict[int, StorageWeakRef] = {}
+        self.places = SamplePlaces(x)
         self.lineage = Lineage()
-        self._mark(x)
         self.lineage.add(frozenset({"input"}), x)
         self.refused: dict[str, ValueError] = {}
 
@@ -72,7 +65,7 @@ class Follower(TorchDispatchMode, ABC):
         origins = self.lineage.of(args, kwargs)
         if not self.following or not origins:
             return func(*args, **kwargs)
-        call = OperatorCall(func, args, kwargs, self._depends)
+        call = OperatorCall(func, args, kwargs, self.places.depends)
         out, site = self._follow(call)
         self.lineage.add_call(call, out, origins | {site} if site else origins)
         return out
@@ -83,19 +76,5 @@ class Follower(TorchDispatchMode, ABC):
         operation = nonlinearity(call)
         out, site = (call.run(), "") if operation is None else self.run(operation, call)
         if not operator_of(call.func).is_fresh:
-            self._mark(out)
-        # Some operators return nothing, but write. A buffer beside the result is no number of x.
-        self._mark(call.written() if out is None else call.overwritten())
+            self.places.note(call, out)
         return out, site
-
-    def _depends(self, argument: Any) -> bool:
-        if not isinstance(argument, Tensor):
-            return isinstance(argument, (list, tuple)) and any(map(self._depends, argument))
-        return StorageWeakRef(argument.untyped_storage()).cdata in self.dependent
-
-    def _mark(self, out: Any) -> None:
-        for tensor in tensors(out):
-            # What is no number, such as a comparison, is constant between the kinks.
-            if tensor.is_floating_point() or tensor.is_complex():
-                reference = StorageWeakRef(tensor.untyped_storage())
-                self.dependent[reference.cdata] = reference

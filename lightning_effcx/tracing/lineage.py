@@ -15,6 +15,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
 from lightning_effcx.tracing.operators import OperatorCall, operator_of, tensors
+from lightning_effcx.tracing.places import memory_of
 
 # Python methods that take numbers out of torch, where nobody can follow them.
 _LEAVING = frozenset(
@@ -48,21 +49,24 @@ class Lineage:
         """Return the origins of all tensors among the arguments."""
         found: frozenset[Any] = frozenset()
         for tensor in tensors(*arguments):
-            _, origins = self._known.get(_storage(tensor).cdata, (None, found))
+            _, origins = self._known.get(memory_of(tensor), (None, found))
             found = found | origins if origins is not found else found
         return found
 
     def add(self, origins: frozenset[Any], *arguments: Any) -> None:
         """Add origins to those of all tensors among the arguments."""
         for tensor in tensors(*arguments):
-            storage = _storage(tensor)
-            _, known = self._known.get(storage.cdata, (None, origins))
-            self._known[storage.cdata] = storage, origins if known is origins else known | origins
+            memory = memory_of(tensor)
+            if memory not in self._known:
+                self._known[memory] = _storage(tensor), origins
+            elif self._known[memory][1] != origins:
+                storage, known = self._known[memory]
+                self._known[memory] = storage, known | origins
 
     def copied(self, copy: Tensor, original: Tensor) -> None:
         """Note that a copy stands for a tensor: what is written to it is meant for the other."""
         storage = _storage(copy)
-        self._originals[storage.cdata] = storage, _storage(original).cdata
+        self._originals[storage.cdata] = storage, memory_of(original)
 
     def add_call(self, call: OperatorCall, out: Any, origins: frozenset[Any]) -> None:
         """Note the origins of what a call returned and of what it wrote to."""
@@ -80,7 +84,7 @@ class Lineage:
             self.asked |= origins  # such as the number that item() returns
 
     def _add_to_original(self, origins: frozenset[Any], copy: Tensor) -> None:
-        _, original = self._originals.get(_storage(copy).cdata, (None, 0))
+        _, original = self._originals.get(memory_of(copy), (None, 0))
         if original in self._known:
             reference, known = self._known[original]
             self._known[original] = reference, known | origins

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_effcx.tracing.operators import Kind
+from lightning_effcx.tracing.places import SamplePlace, by_sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,7 @@ class Site:
         z: The pre-activations, `(n, u)`.
         output: The result of the operation, of any shape.
         samples: How many samples `n` there are.
+        place: Where the samples lie in `output`; `None` if that is not known, or if there is one.
         kinks: Where a unit changes its linear piece, in ascending order.
         choice: For a choice among inputs, the one that each unit chose, `(n, u)`.
         elements: For a choice among inputs, the number of inputs of a unit, at most.
@@ -39,6 +41,7 @@ class Site:
     z: Tensor
     output: Tensor
     samples: int
+    place: SamplePlace | None = None
     kinks: tuple[float, ...] = ()
     choice: Tensor | None = None
     elements: int = 0
@@ -47,10 +50,17 @@ class Site:
     @property
     def value(self) -> Tensor:
         """The post-activations, `(n, v)`."""
-        value = by_sample(self.output, self.samples)
+        value = by_sample(self.output, self.place, self.samples)
         if value is None:
             raise wrong_shape(self.name, self.output, self.samples)
         return value
+
+    @property
+    def is_batch_first(self) -> bool:
+        """Whether the samples lie along the first dimension of `output`."""
+        if self.samples == 1:
+            return len(self.output) == 1
+        return self.place == SamplePlace(-self.output.dim())
 
     def transitions(self) -> Tensor:
         """Count by how much the units' codes change from each sample to the next, `(n - 1,)`.
@@ -68,22 +78,10 @@ class Site:
         return sum((c.sum(1) for c in crossed), torch.zeros_like(self.z[1:, 0], dtype=torch.long))
 
 
-def by_sample(units: Tensor, n: int) -> Tensor | None:
-    """Flatten to `(n, u)`, from batch first, from sequence first, or from samples cut in parts."""
-    if units.dim() and len(units) == n:
-        return units.reshape(n, -1)
-    if units.dim() > 1 and units.shape[1] == n:
-        return units.transpose(0, 1).reshape(n, -1)
-    if units.dim() and len(units) and len(units) % n == 0:
-        return units.reshape(n, -1)
-    if units.dim() > 1 and len(units) == 1 and units.shape[1] % n == 0:  # instance normalisation
-        return units.reshape(n, -1)
-    return None
-
-
 def wrong_shape(name: str, units: Tensor, n: int) -> ValueError:
     """Return the error of a site whose units cannot be told apart by samples."""
     return ValueError(
-        f"site {name!r} has units of shape {tuple(units.shape)} for {n} samples, expected a "
-        f"dimension of size {n}: the network must treat samples independently."
+        f"site {name!r} has units of shape {tuple(units.shape)} for {n} samples, and it is not "
+        "known which units belong to which sample: the network must treat samples independently, "
+        "and keep them along one dimension."
     )

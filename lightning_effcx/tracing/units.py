@@ -22,7 +22,8 @@ from lightning_effcx.network import Network, evaluate
 from lightning_effcx.tracing.dispatch import Follower
 from lightning_effcx.tracing.lineage import Leaving
 from lightning_effcx.tracing.operators import Operation, OperatorCall, tensors
-from lightning_effcx.tracing.sites import Site, by_sample, wrong_shape
+from lightning_effcx.tracing.places import SamplePlace, by_sample, separate_samples
+from lightning_effcx.tracing.sites import Site, wrong_shape
 
 T = TypeVar("T")
 
@@ -59,6 +60,7 @@ def listen(network: Network, x: Tensor, hear: Callable[[Site], T]) -> Heard[T]:
     def keep(site: Site) -> None:
         found[site.name] = hear(site)
 
+    x = separate_samples(x)
     listener = _Listener(x, keep)
     above = _Above(listener) if torch.is_grad_enabled() else nullcontext()
     with listener.names, above, Leaving(listener.lineage.read), listener:
@@ -102,18 +104,52 @@ class _Listener(Follower):
 
     def __init__(self, x: Tensor, hear: Callable[[Site], None]) -> None:
         super().__init__(x)
-        self.n = len(x)
         self.hear = hear
         self.pending: list[Site] = []
         self.recording = torch.is_grad_enabled()  # which is off inside of Python's own operators
 
     def run(self, operation: Operation, call: OperatorCall) -> tuple[Any, str]:
+        place = self.places.of_operand(call, operation.z)
         if call.is_in_place():  # such as relu_, or copy_ into a buffer
             operation = replace(operation, z=operation.z.clone())
         out = call.run()
         # Some operators return nothing, but write; some answer a question without any tensor.
-        left = next(tensors(out, call.written()), None)
-        return out, "" if left is None else self._announce(operation, left, out)
+        output = next(tensors(out, call.written()), None)
+        if output is None or not output.dim():
+            return out, ""  # a number about the whole batch, such as in a check of its range
+        z = by_sample(operation.z, place, self.places.n)
+        if z is None and operation.kind == "piecewise linear" and output.dtype == torch.bool:
+            return out, ""  # a question about the whole batch
+        name = self.names.name(operation.name)
+        place = self.places.of_result(call, output)
+        choice = self._choice(operation, out, output.shape, place)
+        if z is None or (operation.choice and choice is None):
+            self.refused[name] = wrong_shape(name, operation.z, self.places.n)
+        else:
+            self._announce(
+                Site(
+                    name,
+                    operation.name,
+                    operation.kind,
+                    z,
+                    output,
+                    self.places.n,
+                    place,
+                    operation.kinks,
+                    choice,
+                    operation.choice.elements,
+                    operation.apply,
+                )
+            )
+        return out, name
+
+    def _choice(
+        self, operation: Operation, out: Any, shape: torch.Size, place: SamplePlace | None
+    ) -> Tensor | None:
+        """Return what each unit chose, `(n, u)`; `None` if it is no choice, or not known."""
+        if not operation.choice:
+            return None
+        return by_sample(_winner(operation, out).reshape(shape), place, self.places.n)
 
     def flush(self) -> None:
         """Call `hear` with the sites that wait, without following what it computes."""
@@ -129,36 +165,12 @@ class _Listener(Follower):
         except ValueError as error:
             self.refused.setdefault(site.name, error)
 
-    def _announce(self, operation: Operation, output: Tensor, out: Any) -> str:
-        """Call `hear` with a site, now or soon; return its name, empty if it is no site."""
-        if not output.dim():
-            return ""  # a number about the whole batch, such as in a check of its range
-        z = by_sample(operation.z, self.n)
-        if z is None:
-            if operation.kind == "piecewise linear" and output.dtype == torch.bool:
-                return ""  # a question about the whole batch
-            name = self.names.name(operation.name)
-            self.refused[name] = wrong_shape(name, operation.z, self.n)
-            return name
-        choice = by_sample(_winner(operation, out), self.n) if operation.choice else None
-        name = self.names.name(operation.name)
-        site = Site(
-            name,
-            operation.name,
-            operation.kind,
-            z,
-            output,
-            self.n,
-            operation.kinks,
-            choice,
-            operation.choice.elements,
-            operation.apply,
-        )
+    def _announce(self, site: Site) -> None:
+        """Call `hear` with a site, now or soon."""
         if self.recording:
             self.pending.append(site)  # until `_Above` is above autograd, where outputs have graphs
         else:
             self._hear(site)
-        return name
 
 
 class _Above(TorchFunctionMode):

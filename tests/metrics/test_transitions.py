@@ -117,6 +117,28 @@ def test_it_equals_a_sweep_over_neurons():
     assert_close(transitions(network, path), sweep(network, path))
 
 
+class Steps(nn.Module):
+    """A layer at each of some steps, with the steps first, flattened or not."""
+
+    def __init__(self, *, flat):
+        super().__init__()
+        self.flat, self.layer = flat, nn.Linear(2, 3)
+
+    def forward(self, x):
+        h = x.transpose(0, 1)
+        units = self.layer(h.flatten(0, 1) if self.flat else h).relu().reshape(*h.shape[:2], 3)
+        return units.transpose(0, 1).flatten(1)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("steps", [16, 32, 64])
+def test_as_many_steps_as_vertices_are_no_vertices(steps, flat):
+    network, paths = Steps(flat=flat), torch.randn(4, 8, steps, 2)  # 32 rows
+    codes = network.layer(paths).flatten(2) > 0
+    expected = (codes[:, 1:] != codes[:, :-1]).sum((1, 2))
+    assert_close(transitions(network, paths), expected)
+
+
 @pytest.mark.parametrize("bias", [0.0, 1.0])
 def test_random_neurons_cross_a_segment_as_often_as_its_angle_says(bias):
     # The two pre-activations of a random neuron are Gaussian with a correlation; their signs

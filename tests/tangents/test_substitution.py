@@ -131,16 +131,51 @@ def test_it_computes_in_the_precision_of_the_network():
     assert pieces(lann.network, torch.tensor([[[-9.0, 0.0], [9.0, 1.0]]])).regions() > 1
 
 
-def test_samples_must_be_the_first_dimension_of_the_units():
-    class Sequence(nn.Module):
-        def forward(self, x):
-            return torch.tanh(x.transpose(0, 1)).transpose(0, 1).flatten(1)
+class Steps(nn.Module):
+    """Runs one layer at each step, with the samples first or second, or flattened with steps."""
 
-    message = (
-        r"site 'tanh' has pre-activations of shape \(3, 7, 2\), expected .* with 6 units for each"
-    )
+    def __init__(self, order):
+        super().__init__()
+        self.order, self.layer, self.head = order, nn.Linear(2, 3), nn.Linear(9, 2)
+
+    def forward(self, x):
+        if self.order == "samples first":
+            return self.head(torch.tanh(self.layer(x)).flatten(1))
+        h = x.transpose(0, 1)
+        rows = h if self.order == "steps first" else h.reshape(-1, 2)
+        h = torch.tanh(self.layer(rows)).reshape(*h.shape[:2], 3)
+        return self.head(h.transpose(0, 1).flatten(1))
+
+
+@pytest.mark.parametrize("error", ["propagated", "measured"])
+@pytest.mark.parametrize("count", [3, 7, 12])
+@pytest.mark.parametrize("order", ["steps first", "flattened"])
+def test_the_dimension_of_the_samples_does_not_matter(order, count, error):
+    expected, network = Steps("samples first"), Steps(order)
+    network.load_state_dict(expected.state_dict())
+    x = 2 * torch.randn(count, 3, 2)
+    options = {"tolerance": 0.01, "error": error, "chunk": 6}
+    found, expected = (lann_complexity(n, x, **options) for n in (network, expected))
+    assert found.complexity == expected.complexity > 0
+    assert_close(found.pieces, expected.pieces)
+    assert_close(found.propagated_error, expected.propagated_error)
+    assert_close(found.measured_error, expected.measured_error)
+    assert_close(found.network(x), expected.network(x))
+
+
+def test_a_network_whose_units_change_their_number_is_refused():
+    class Growing(nn.Module):
+        times = 1
+
+        def forward(self, x):
+            return torch.tanh(x.repeat(1, self.times))[:, :2]
+
+    network, x = Growing(), torch.randn(5, 2)
+    lann = lann_complexity(network, x)
+    network.times = 2
+    message = r"site 'tanh' has pre-activations of shape \(5, 4\), expected 2 units for each of 5"
     with pytest.raises(ValueError, match=message):
-        lann_complexity(Sequence(), torch.randn(7, 3, 2))
+        lann.network(x)
 
 
 def test_a_network_must_do_the_same_at_every_call():

@@ -492,10 +492,16 @@ def test_a_network_that_mixes_samples_is_told_so():
 
 
 def test_a_site_whose_output_mixes_samples_is_told_so_when_asked():
-    sites = []
-    listen(lambda x: x + x.amax(0), torch.randn(6, 4), sites.append)
+    sites, x = [], torch.randn(6, 4)
+    listen(lambda x: x + x.norm(dim=0), x, sites.append)
     with pytest.raises(ValueError, match="treat samples independently"):
         _ = sites[0].value
+
+
+def test_a_choice_among_samples_is_told_so():
+    message = r"site 'amax' has units of shape \(6, 4\) for 6 samples, and it is not known which"
+    with pytest.raises(ValueError, match=message):
+        find_sites(lambda x: x + x.amax(0), torch.randn(6, 4))
 
 
 def test_outputs_of_the_network_are_returned_unchanged():
