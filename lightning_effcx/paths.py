@@ -17,6 +17,8 @@ from typing_extensions import override
 from lightning_effcx.options import check_count, check_number, check_word, refusal
 from lightning_effcx.targets import classes_of
 
+_CANDIDATES = 16  # pairs to draw for each that is needed, so that most of them share no sample
+
 
 def segment(
     a: Float[Tensor, "s ..."], b: Float[Tensor, "s ..."], *, points: int
@@ -205,8 +207,46 @@ def origins(
 Between: TypeAlias = Literal["any", "same", "different"]
 
 
+class ChosenPaths(Paths):
+    """Abstract: paths through samples that are chosen first, some for each path.
+
+    Paths have no sample in common, as far as there are enough samples. Such paths are independent
+    if the samples are.
+    """
+
+    @abstractmethod
+    def choose(self, samples: int, y: Tensor | None, generator: Generator) -> Int[Tensor, "s k"]:
+        """Return the samples of each path, by their indices."""
+
+    @abstractmethod
+    def join(self, *points: Tensor) -> Tensor:
+        """Draw paths through their samples: the first of each path, the second of each, ..."""
+
+    def through(self, x: Tensor, chosen: Int[Tensor, "s k"]) -> Tensor:
+        """Draw the paths through the samples that were chosen."""
+        return self.join(*(x[index] for index in chosen.T.to(x.device)))
+
+    @override
+    def __call__(self, x: Tensor, y: Tensor | None, generator: Generator) -> Tensor:
+        return self.through(x, self.choose(len(x), y, generator))
+
+
+def _disjoint_first(groups: Int[Tensor, "c k"], count: int) -> Int[Tensor, "s k"]:
+    """Return `count` groups of samples: first groups that have no sample in common, then others."""
+    used: set[int] = set()
+    disjoint: list[int] = []
+    others: list[int] = []
+    for place, group in enumerate(groups.tolist()):
+        if used.isdisjoint(group):
+            used.update(group)
+            disjoint.append(place)
+        else:
+            others.append(place)
+    return groups[(disjoint + others)[:count]]
+
+
 @dataclass(frozen=True)
-class _PathsOfPairs(Paths):
+class _PathsOfPairs(ChosenPaths):
     """Abstract: paths that each lead from one sample to another.
 
     Args:
@@ -231,17 +271,13 @@ class _PathsOfPairs(Paths):
         return self.shape if self.between == "any" else f"{self.shape}_{self.between}"
 
     @override
-    def __call__(self, x: Tensor, y: Tensor | None, generator: Generator) -> Tensor:
+    def choose(self, samples: int, y: Tensor | None, generator: Generator) -> Tensor:
         if self.between == "any":
-            classes, same = torch.arange(len(x)), False
+            classes, same = torch.arange(samples), False
         else:
             classes, same = classes_of(y), self.between == "same"
-        index = pairs(classes, self.count, same=same, generator=generator).to(x.device)
-        return self._join(x[index[:, 0]], x[index[:, 1]])
-
-    @abstractmethod
-    def _join(self, a: Tensor, b: Tensor) -> Tensor:
-        """Draw the paths from `a` to `b`."""
+        drawn = pairs(classes, _CANDIDATES * self.count, same=same, generator=generator)
+        return _disjoint_first(drawn, self.count)
 
 
 @dataclass(frozen=True)
@@ -257,7 +293,8 @@ class Segment(_PathsOfPairs):
     shape: ClassVar[str] = "segment"
 
     @override
-    def _join(self, a: Tensor, b: Tensor) -> Tensor:
+    def join(self, *points: Tensor) -> Tensor:
+        a, b = points
         return segment(a, b, points=self.points)
 
 
@@ -281,12 +318,13 @@ class Arc(_PathsOfPairs):
         _check_turn(self.turn)
 
     @override
-    def _join(self, a: Tensor, b: Tensor) -> Tensor:
+    def join(self, *points: Tensor) -> Tensor:
+        a, b = points
         return arc(a, b, points=self.points, turn=self.turn)
 
 
 @dataclass(frozen=True)
-class Ellipse(Paths):
+class Ellipse(ChosenPaths):
     """Closed ellipses through three samples.
 
     Args:
@@ -303,18 +341,24 @@ class Ellipse(Paths):
         check_count("points", self.points, least=4)
 
     @override
-    def __call__(self, x: Tensor, y: Tensor | None, generator: Generator) -> Tensor:
-        if len(x) < 3:  # noqa: PLR2004 a, b and c
+    def choose(self, samples: int, y: Tensor | None, generator: Generator) -> Tensor:
+        if samples < 3:  # noqa: PLR2004 a, b and c
             raise ValueError(
-                f"an ellipse passes through three samples, but there are {len(x)}: "
+                f"an ellipse passes through three samples, but there are {samples}: "
                 "use more samples, or Segment()."
             )
-        order = torch.rand(self.count, len(x), generator=generator).argsort(1).to(x.device)
-        return ellipse(*(x[order[:, i]] for i in range(3)), points=self.points)
+        at_once = samples // 3  # so many ellipses of one random order have no sample in common
+        orders = torch.rand(-(-self.count // at_once), samples, generator=generator).argsort(1)
+        return orders[:, : 3 * at_once].reshape(-1, 3)[: self.count]
+
+    @override
+    def join(self, *points: Tensor) -> Tensor:
+        a, b, c = points
+        return ellipse(a, b, c, points=self.points)
 
 
 @dataclass(frozen=True)
-class Translation(Paths):
+class Translation(ChosenPaths):
     """Horizontal translations of the first samples, which are images.
 
     Args:
@@ -331,17 +375,22 @@ class Translation(Paths):
         check_count("steps", self.steps)
 
     @override
-    def __call__(self, x: Tensor, y: Tensor | None, generator: Generator) -> Tensor:
+    def choose(self, samples: int, y: Tensor | None, generator: Generator) -> Tensor:
+        return torch.arange(min(self.count, samples))[:, None]
+
+    @override
+    def join(self, *points: Tensor) -> Tensor:
+        (x,) = points
         if x.dim() < 3:  # noqa: PLR2004 samples, height, width
             raise ValueError(
                 f"a translation moves images (n, ..., height, width), got {tuple(x.shape)}: "
                 "use Segment() for samples that are vectors."
             )
-        return translation(x[: self.count], steps=self.steps)
+        return translation(x, steps=self.steps)
 
 
 @dataclass(frozen=True)
-class OriginLine(Paths):
+class OriginLine(ChosenPaths):
     """Lines through the origin and each of the first samples.
 
     Args:
@@ -358,8 +407,13 @@ class OriginLine(Paths):
         check_count("decades", self.decades, least=0)
 
     @override
-    def __call__(self, x: Tensor, y: Tensor | None, generator: Generator) -> Tensor:
-        return origin_line(x[: self.count], decades=self.decades)
+    def choose(self, samples: int, y: Tensor | None, generator: Generator) -> Tensor:
+        return torch.arange(min(self.count, samples))[:, None]
+
+    @override
+    def join(self, *points: Tensor) -> Tensor:
+        (x,) = points
+        return origin_line(x, decades=self.decades)
 
 
 def _along(like: Tensor, points: int) -> Tensor:

@@ -160,6 +160,25 @@ def test_paths_of_a_metric_repeat_with_their_generator(paths):
     assert_close(paths(x, y, generator()), path)
 
 
+@pytest.mark.parametrize("paths", [*DRAWN, Segment(count=32), Ellipse(16)], ids=str)
+def test_paths_have_no_sample_in_common_as_long_as_there_are_enough(paths):
+    x, y = torch.randn(100, 2, 6), torch.arange(100) % 3
+    chosen = paths.choose(100, y, generator())
+    assert len(chosen) == paths.count
+    assert len(chosen.unique()) == chosen.numel()
+    assert_close(paths.through(x, chosen), paths(x, y, generator()))
+
+
+def test_of_few_samples_paths_share_some():
+    for paths, most in ((Segment(count=12), 12), (Segment(count=99), 28), (Ellipse(12), 12)):
+        chosen = paths.choose(8, None, generator())
+        assert len(chosen) == most
+        assert all(len(set(group)) == len(group) for group in chosen.tolist())
+        apart = 8 // chosen.shape[1]
+        assert len(chosen[:apart].unique()) == apart * chosen.shape[1]
+    assert len(Segment(count=12).choose(8, None, generator()).unique(dim=0)) == 12
+
+
 def test_names_of_paths_say_what_they_join():
     assert [paths.name for paths in DRAWN] == [
         "segment",
