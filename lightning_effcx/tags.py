@@ -4,7 +4,7 @@
 effcx/<name>                the value of a measure; nothing else stands here
 effcx_seconds/<name>        the seconds that the measurement took
 effcx_sites/<name>/<site>   its value at one nonlinearity of the network
-effcx_stderr/<name>         its standard error
+effcx_stderr/<name>         its standard error; 1.96 of them are half of a 95 % interval
 ```
 `<name>` is the name of a metric: `<measure>` or `<measure>.<variant>`. A metric with several
 statistics has variants, whose endings follow its name: `activation_patterns` + `.dead`. The
@@ -181,6 +181,17 @@ def name_of(measure: str, *words: str) -> str:
 def variant_of(name: str, ending: str) -> str:
     """Name a variant by the metric's name and its ending, such as `.dead` or `_share`."""
     return name + ending
+
+
+def bounds_of(name: str) -> tuple[str, str]:
+    """Name the lower and the upper bound of a value, as variants of it.
+
+    Example:
+        >>> bounds_of("training_error"), bounds_of("mimic_gap.agreement")[1]
+        (('training_error.low', 'training_error.high'), 'mimic_gap.agreement_high')
+    """
+    joint = "_" if "." in name else "."
+    return variant_of(name, f"{joint}low"), variant_of(name, f"{joint}high")
 
 
 def prefixed(prefix: str, name: str) -> str:

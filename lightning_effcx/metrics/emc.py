@@ -28,6 +28,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from lightning_effcx.metrics.interval import widening
 from lightning_effcx.metrics.measurement import Measurement
 from lightning_effcx.options import check_number
 
@@ -46,7 +47,8 @@ class EMC:
         upper: The next larger size that was observed; `None` if there is none.
         sizes: The numbers of samples that were observed, `(m,)`, each once, ascending.
         errors: The mean training error of each size, `(m,)`.
-        stderrs: Its standard error over repeats, `(m,)`; NaN without a repeat.
+        stderrs: Its standard error over repeats, `(m,)`; NaN without a repeat. The bar is about all
+            trainings of this procedure. It is widened for few repeats, as all bars are.
         repeats: How often each size was observed, `(m,)`.
     """
 
@@ -87,13 +89,14 @@ def observed_emc(n: Numbers, train_error: Numbers, *, epsilon: float = 0.1) -> E
     squares = total.index_add(0, which, (errors - mean[which]).square())
     fitted = sizes[is_fitted(mean, epsilon)].tolist()
     emc = fitted[-1] if fitted else 0
+    wider = total.new_tensor([widening(n) if n > 1 else 1.0 for n in repeats.tolist()])
     return EMC(
         emc=emc,
         lower=max((size for size in sizes.tolist() if size < emc), default=0),
         upper=min((size for size in sizes.tolist() if size > emc), default=None),
         sizes=sizes,
         errors=mean,
-        stderrs=(squares / (repeats - 1) / repeats).sqrt(),  # 0 / 0 = NaN without a repeat
+        stderrs=(squares / (repeats - 1) / repeats).sqrt() * wider,  # 0 / 0 = NaN without a repeat
         repeats=repeats,
     )
 

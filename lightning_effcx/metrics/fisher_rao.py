@@ -144,7 +144,7 @@ class FisherRaoNorm(SampleMetric):
         return Scores(fisher_rao.squares)
 
     def summarize(self, scores: Scores) -> Measurement:
-        squares = Measurement.mean(scores.value)
+        squares = self.mean(scores.value)
         norm = squares.value.sqrt()
         if squares.stderr is None or not norm:
             return Measurement(norm, squares.stderr)

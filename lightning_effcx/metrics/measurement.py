@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lightning_effcx.tags import Tag, variant_of
+from lightning_effcx.metrics.interval import BAR, share_bounds, standard_error
+from lightning_effcx.tags import Tag, bounds_of, variant_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,10 +16,12 @@ class Measurement:
 
     Attributes:
         value: The value of the measure.
-        stderr: Its standard error; `None` where it has none.
+        stderr: Its standard error, widened for few draws; `None` where it has none.
         variants: Further statistics, each with its own standard error. The key is the ending that
             follows the metric's name, such as `.probabilities` or `_share`.
         sites: The value at each site that has one.
+        bounds: The lower and the upper bound of a value whose error bar is not symmetric, such as a
+            share. They are logged as variants of their own.
 
     Example:
         >>> found = Measurement(torch.tensor(2.0), sites={"relu": torch.tensor(1.0)})
@@ -30,6 +33,7 @@ class Measurement:
     stderr: Tensor | None = None
     variants: Mapping[str, "Measurement"] = field(default_factory=dict)
     sites: Mapping[str, Tensor] = field(default_factory=dict)
+    bounds: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def of(
@@ -40,11 +44,38 @@ class Measurement:
         return cls(torch.tensor(float(value), device=device), error)
 
     @classmethod
-    def mean(cls, scores: Tensor) -> "Measurement":
-        """Return the mean of scores `(n,)`, with its standard error if there are at least two."""
-        if len(scores) < 2:  # noqa: PLR2004 one score has no spread
-            return cls(scores.mean())
-        return cls(scores.mean(), scores.std() / len(scores) ** 0.5)
+    def mean(cls, scores: Tensor, samples: Tensor | None = None) -> "Measurement":
+        """Return the mean of scores `(n,)`, with its standard error if there are at least two.
+
+        Args:
+            scores: The scores.
+            samples: As in `standard_error`.
+        """
+        return cls(scores.mean(), standard_error(scores, samples))
+
+    @classmethod
+    def share(cls, holds: Tensor, samples: int | None = None) -> "Measurement":
+        """Return the share of samples that have a property, with bounds if there are at least two.
+
+        The standard error belongs to the middle between the bounds. It is never 0.
+
+        Args:
+            holds: Whether each sample has the property, 1 or 0, `(n,)`.
+            samples: How many different samples there are, if some are counted several times.
+        """
+        share = holds.mean()
+        samples = len(holds) if samples is None else samples
+        if samples < 2:  # noqa: PLR2004 one sample tells next to nothing
+            return cls(share)
+        low, high = (share.new_tensor(bound) for bound in share_bounds(float(share), samples))
+        return cls(share, (high - low) / (2 * BAR), bounds=(low, high))
+
+    @property
+    def interval(self) -> tuple[Tensor, Tensor] | None:
+        """The bounds that hold the value of the population in 95 % of all cases, if known."""
+        if self.bounds is not None or self.stderr is None:
+            return self.bounds
+        return self.value - BAR * self.stderr, self.value + BAR * self.stderr
 
     def scalars(self, name: str) -> dict[str, Tensor]:
         """Return all values by their keys in the dictionary that a metric's `compute` returns.
@@ -63,6 +94,8 @@ class Measurement:
         found = {Tag(name): self.value}
         if self.stderr is not None:
             found[Tag(name, "stderr")] = self.stderr
+        if self.bounds is not None:
+            found |= zip(map(Tag, bounds_of(name)), self.bounds, strict=True)
         for ending, variant in self.variants.items():
             found |= variant.tagged(variant_of(name, ending))
         return found | {Tag(name, "site", site): value for site, value in self.sites.items()}

@@ -32,6 +32,7 @@ from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from lightning_effcx.metrics.base import NetworkMetric
+from lightning_effcx.metrics.interval import standard_error
 from lightning_effcx.metrics.measurement import Measurement
 from lightning_effcx.metrics.samples import check_samples
 from lightning_effcx.metrics.scoring import Batch
@@ -79,10 +80,9 @@ class Fidelity:
     @property
     def gap_stderr(self) -> float | None:
         """The standard error of the gap, to first order; `None` for a single sample."""
-        if len(self.spread) < 2:  # noqa: PLR2004 one sample has no spread
-            return None
-        residuals = self.squared_errors - self.gap * self.spread
-        return float(residuals.std() / len(residuals) ** 0.5 / self.spread.mean())
+        residuals = (self.squared_errors - self.gap * self.spread) / self.spread.mean()
+        stderr = standard_error(residuals)
+        return None if stderr is None else float(stderr)
 
     @property
     def r2(self) -> float:
@@ -96,10 +96,9 @@ class Fidelity:
 
     @property
     def agreement_stderr(self) -> float | None:
-        """The standard error of the agreement, a binomial share; `None` for a single sample."""
-        if len(self.agrees) < 2:  # noqa: PLR2004
-            return None
-        return (self.agreement * (1 - self.agreement) / len(self.agrees)) ** 0.5
+        """The standard error of the agreement, by its bounds; `None` for a single sample."""
+        stderr = Measurement.share(self.agrees).stderr
+        return None if stderr is None else float(stderr)
 
 
 def mimic_gap(
@@ -152,7 +151,9 @@ class MimicGap(NetworkMetric):
     `fit_student`, with the same initial weights and the same number of steps each time. The gap is
     1 - R² at the other samples. The spread is taken around the mean of the samples that the student
     was fitted to. The variant `.agreement` is the share of the other samples for which both choose
-    the same class. Both have standard errors.
+    the same class. The error bars of both are about the population that the other samples are drawn
+    from, for this student. The bar of the agreement has the ends `.agreement_low` and
+    `.agreement_high`.
 
     The student needs all samples of a batch together. So batches are measured one by one, and their
     results are pooled: give all samples at once if you can, as `ComplexityMonitor` does. The fit
@@ -223,5 +224,5 @@ class MimicGap(NetworkMetric):
     def measurement(self) -> Measurement:
         found = Fidelity(*dim_zero_cat(self.found).T)
         gap = Measurement.of(found.gap, found.gap_stderr, device=self.device)
-        agreement = Measurement.of(found.agreement, found.agreement_stderr, device=self.device)
+        agreement = Measurement.share(found.agrees.to(self.device))
         return replace(gap, variants={".agreement": agreement})

@@ -11,15 +11,16 @@ from lightning_effcx.metrics.sample_metric import SampleMetric
 from lightning_effcx.metrics.scoring import Batch, Chunk
 from lightning_effcx.network import Network, has_per_sample_arguments
 from lightning_effcx.options import refusal
-from lightning_effcx.paths import Paths, Segment, origins
+from lightning_effcx.paths import ChosenPaths, Paths, Segment, origins
 from lightning_effcx.tags import name_of
 
 
 class PathMetric(SampleMetric):
     """The mean of a score over paths that are drawn through the samples of each batch.
 
-    Subclasses set `measure` and implement `score`, whose chunk holds paths `(n, p, ...)`. The
-    standard error assumes independent paths. It is too small if many paths share few samples.
+    Subclasses set `measure` and implement `score`, whose chunk holds paths `(n, p, ...)`. The error
+    bar is about all such paths in the population that the samples are drawn from. It takes into
+    account that paths of `lightning_effcx.paths` share samples. Other paths should share none.
 
     Args:
         paths: How to draw paths: a class of `lightning_effcx.paths`, or anything with its methods.
@@ -49,8 +50,16 @@ class PathMetric(SampleMetric):
         # A network that varies is, on a path, the function that it is where the path starts.
         alone = has_per_sample_arguments(network)
         starts = origins(self.paths, len(batch.x), batch.y, generator) if alone else None
-        paths: Tensor = self.paths(batch.x, batch.y, generator)
+        paths, through = self._draw(batch, generator)
         samples = torch.arange(len(paths)) if starts is None else starts
         # Every process draws for all paths, so that all processes draw the same.
-        rows = Chunk(paths, None, Draws.of(len(paths), generator), samples)
+        rows = Chunk(paths, None, Draws.of(len(paths), generator), samples, through)
         return rows, 1 if alone else max(1, self.rows_at_once(batch.x) // paths.shape[1])
+
+    def _draw(self, batch: Batch, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Return the paths, and the samples that each goes through, by index, `(s, k)`."""
+        if isinstance(self.paths, ChosenPaths):
+            chosen = self.paths.choose(len(batch.x), batch.y, generator)
+            return self.paths.through(batch.x, chosen), chosen
+        paths: Tensor = self.paths(batch.x, batch.y, generator)
+        return paths, torch.arange(len(paths))[:, None]  # as if they shared no sample

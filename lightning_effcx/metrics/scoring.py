@@ -37,12 +37,15 @@ class Chunk:
         draws: Random numbers, independent for each row.
         samples: The index of each row's sample in the batch, `(n,)`. The sample of a path is the
             one where it starts.
+        through: The numbers of all samples that each path goes through, `(n, k)`; of a row that is
+            a sample, its own number.
     """
 
     x: Tensor
     y: Tensor | None
     draws: Draws
     samples: Tensor
+    through: Tensor
 
     def __len__(self) -> int:
         return len(self.x)
@@ -50,7 +53,7 @@ class Chunk:
     def __getitem__(self, rows: Tensor) -> "Chunk":
         """Return some of the rows, by their indices."""
         y = None if self.y is None else self.y[rows]
-        return Chunk(self.x[rows], y, self.draws[rows], self.samples[rows])
+        return Chunk(self.x[rows], y, self.draws[rows], self.samples[rows], self.through[rows])
 
 
 @dataclass(frozen=True, eq=False)

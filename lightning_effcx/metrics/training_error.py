@@ -11,6 +11,7 @@ Data Hurt", ICLR 2020.
 """
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from torch import Generator, Tensor
@@ -34,9 +35,12 @@ class TrainingError(NetworkMetric):
     training: give the same samples that are trained on, wrong labels included, from a dataset that
     does not augment. They are read once, when the metric is made. `update` takes only the device
     and the precision from its samples. Several outputs choose the class of the largest. A single
-    output chooses by a threshold. The standard error is the one of a binomial share. The variants
-    are
+    output chooses by a threshold.
 
+    The value is exact for these samples. The error bar is about the population that they are a
+    random part of. It is not symmetric, and its length is never 0. The variants are
+
+    * `.low` and `.high`: the lower and the upper end of the bar;
     * `.interpolates`: 1 if the error is at most epsilon, else 0. If it is 1, the number of samples
       is within the effective model complexity of the training so far;
     * `.since`: the measurement since which `.interpolates` has been 1 without a break, counted from
@@ -125,14 +129,13 @@ class TrainingError(NetworkMetric):
 
     def measurement(self) -> Measurement:
         wrong = dim_zero_cat(self.wrong)
-        error = wrong.mean()
-        holds = is_fitted(error, self.epsilon)
+        share = Measurement.share(wrong, samples=len(self.x))
+        holds = is_fitted(share.value, self.epsilon)
         self._holds = bool(holds)
         variants = {".interpolates": Measurement(holds.float())}
         if self._holds:
             variants[".since"] = Measurement.of(self._since(), device=wrong.device)
-        stderr = (error * (1 - error) / len(self.x)).sqrt() if len(self.x) > 1 else None
-        return Measurement(error, stderr, variants)
+        return replace(share, variants=variants)
 
     def _since(self) -> int:
         return self.measured if self.since is None else self.since

@@ -126,7 +126,7 @@ class TrajectoryGrowth(_TrajectoryMetric):
             )
         growth = scores.value.mean() / start.mean()
         # The standard error of a ratio of means, to first order.
-        residuals = Measurement.mean((scores.value - growth * start) / start.mean())
+        residuals = self.mean((scores.value - growth * start) / start.mean())
         steps = zip(sites, pairwise([start, *sites.values()]), strict=True)
         return Measurement(
             growth,

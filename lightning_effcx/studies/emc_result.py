@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from math import isfinite, sqrt
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING, Self, TypeAlias
 
+import torch
 from rich.table import Table
 
 from lightning_effcx.metrics.emc import EMC, observed_emc
+from lightning_effcx.metrics.interval import standard_error, widening
 from lightning_effcx.studies.runner import Row
 
 if TYPE_CHECKING:
@@ -29,9 +31,10 @@ class EMCRow:
     Attributes:
         n: The number of samples.
         train_error: The mean error of each training on its own samples.
-        train_stderr: The standard error of `train_error` over repeats; `None` for one training.
+        train_stderr: The standard error of `train_error` over repeats, widened for few repeats;
+            `None` for one training.
         test_error: The mean error on the test samples; `None` without test samples.
-        test_stderr: The standard error of `test_error` over repeats; `None` for one training.
+        test_stderr: The same of `test_error`.
         repeats: How many trainings succeeded.
     """
 
@@ -47,9 +50,11 @@ class EMCRow:
         """How far `train_error` may be off.
 
         A few repeats may agree by chance, so it is at least the binomial error over all samples.
+        With that, the spread of the repeats needs no widening.
         """
         binomial = sqrt(self.train_error * (1 - self.train_error) / (self.n * self.repeats))
-        return _BARS * max(binomial, self.train_stderr or 0)
+        spread = self.train_stderr / widening(self.repeats) if self.train_stderr else 0.0
+        return _BARS * max(binomial, spread)
 
 
 @dataclass(frozen=True)
@@ -199,11 +204,17 @@ def _table(found: EMC, rows: Sequence[Row]) -> tuple[EMCRow, ...]:
                 train_error=error,
                 train_stderr=stderr if isfinite(stderr) else None,
                 test_error=fmean(tests) if tests else None,
-                test_stderr=stdev(tests) / sqrt(len(tests)) if len(tests) > 1 else None,
+                test_stderr=_stderr(tests),
                 repeats=repeats,
             )
         )
     return tuple(table)
+
+
+def _stderr(errors: list[float]) -> float | None:
+    """Return the standard error of a mean over repeats; `None` for fewer than two."""
+    stderr = standard_error(torch.tensor(errors, dtype=torch.float64))
+    return None if stderr is None else float(stderr)
 
 
 def _rises(table: Sequence[EMCRow]) -> bool:

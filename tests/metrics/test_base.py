@@ -18,7 +18,7 @@ from lightning_effcx.metrics.shard import Shard
 from lightning_effcx.network.calls import Call
 from lightning_effcx.network.capture import capture_network
 from lightning_effcx.network.observe import observing
-from lightning_effcx.paths import Arc, OriginLine, Segment, Translation, origins, pairs
+from lightning_effcx.paths import Arc, OriginLine, Segment, Translation, origins
 
 
 @pytest.mark.parametrize(("index", "of"), [(2, 2), (-1, 2), (0, 0)])
@@ -39,7 +39,7 @@ def test_the_shards_of_a_batch_are_all_of_it_and_shard_0_is_never_empty(of):
 
 @pytest.mark.parametrize(
     "metric",
-    [JacobianNorm(directions=1), LinearRegions(Segment(count=7, points=3), budget=5, chunk=6)],
+    [JacobianNorm(directions=8), LinearRegions(Segment(count=7, points=3), budget=5, chunk=6)],
 )
 def test_a_shard_measures_its_samples_or_paths_and_no_others(metric):
     network, x = mlp(4, 8, 3), torch.randn(7, 4)
@@ -132,7 +132,7 @@ def test_on_a_path_a_network_is_what_it_is_for_the_sample_where_that_starts():
     metric.update(network, x)
     found = metric.scores
     generator = torch.Generator().manual_seed(1)  # of the first batch
-    chosen = pairs(torch.arange(6), 5, same=False, generator=generator)
+    chosen = metric.paths.choose(6, None, generator)
     expected = [
         linear_regions(lambda z, i=i: module(z, mask[i].expand_as(z)), x[[i, j]][None]).double()
         for i, j in chosen.tolist()

@@ -13,6 +13,7 @@ from two_processes import together
 
 from lightning_effcx.functional import observed_emc
 from lightning_effcx.metrics import EffectiveModelComplexity
+from lightning_effcx.metrics.interval import widening
 
 pytestmark = pytest.mark.usefixtures("_float64")
 
@@ -129,7 +130,9 @@ def test_repeats_are_averaged_and_their_standard_error_is_that_of_the_mean():
     assert found.sizes.tolist() == [5, 8]
     assert found.repeats.tolist() == [3, 2]
     assert_close(found.errors, torch.tensor([errors.mean(), 0.4]))
-    assert_close(found.stderrs, torch.tensor([errors.std() / 3**0.5, 0.1]))
+    assert_close(
+        found.stderrs, torch.tensor([errors.std() / 3**0.5 * widening(3), 0.1 * widening(2)])
+    )
     assert observed_emc([5], [0.0]).stderrs.isnan().all()
 
 
@@ -157,7 +160,7 @@ def test_the_metric_computes_the_complexity_its_neighbours_and_the_error_there()
             "emc_upper": 40,
             "emc_censored": 0,
             "emc.train_error": 0.15,
-            "emc.train_error_stderr": 0.05,
+            "emc.train_error_stderr": 0.05 * widening(2),
         }
     )
 

@@ -347,7 +347,9 @@ def test_a_constant_added_to_all_logits_changes_nothing(shift):
 
 def test_the_standard_error_is_the_spread_over_batches():
     squares = fisher_rao_norm(mlp(4, 8, 3), torch.randn(400 * 200, 4)).squares.detach()
-    found = [FisherRaoNorm().summarize(Scores(part)) for part in squares.split(200)]
+    metric = FisherRaoNorm()
+    metric.through = [torch.arange(200)[:, None]]
+    found = [metric.summarize(Scores(part)) for part in squares.split(200)]
     norms, stderrs = [one.value for one in found], [one.stderr for one in found]
     # A standard deviation over 400 is known to 1 / sqrt(800), for tails as light as Gaussian.
     assert_close(torch.stack(norms).std(), torch.stack(stderrs).mean(), rtol=0.2, atol=0)

@@ -3,6 +3,7 @@ from itertools import pairwise
 
 import pytest
 
+from lightning_effcx.metrics.interval import widening
 from lightning_effcx.studies import EMCRow, EMCStudy, Job, Row
 from lightning_effcx.studies.emc_result import _rises
 
@@ -23,8 +24,9 @@ def test_rows_of_one_size_are_averaged():
     found = EMCStudy.of([*rows, ended(8, train_error=0.5), ended(2, "it broke")], 0.1)
     first, second = found.table
     assert (first.n, first.train_error, first.repeats) == (4, pytest.approx(0.05), 2)
-    assert first.train_stderr == pytest.approx(0.05)
-    assert (first.test_error, first.test_stderr) == (pytest.approx(0.6), pytest.approx(0.1))
+    assert first.train_stderr == pytest.approx(0.05 * widening(2))
+    assert first.test_error == pytest.approx(0.6)
+    assert first.test_stderr == pytest.approx(0.1 * widening(2))
     assert (second.train_stderr, second.test_error, second.test_stderr) == (None, None, None)
     assert (found.emc, found.interval) == (4, (0, 8))
     assert [*found.failures.values()] == ["it broke"]
