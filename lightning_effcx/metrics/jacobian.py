@@ -35,6 +35,8 @@ from lightning_effcx.tags import name_of
 Of: TypeAlias = Literal["outputs", "probabilities"]
 OfBoth: TypeAlias = Literal["outputs", "probabilities", "both"]
 
+_LEAST = 8  # directions; with 8 the bias is at most 0.07 %, with 4 it can be 0.4 %, with 2 2.5 %
+
 
 def jacobian_norm(
     network: Network,
@@ -52,7 +54,8 @@ def jacobian_norm(
         of: Which Jacobian: of the `outputs`, or of the `probabilities`, their softmax.
         directions: Pull back this many random output directions instead of all `k`. The square of
             the result is then unbiased, with a relative variance of at most `2 / directions`. The
-            result itself is a little too low on average.
+            result itself is too low on average: if the Jacobian has rank one, by 20 % with one
+            direction, and by 1.6 % with 16. `JacobianNorm` corrects this.
         generator: The source of the directions, or the draws of each sample.
 
     Example:
@@ -61,7 +64,19 @@ def jacobian_norm(
     """
     check_samples(network, x, moves=True)
     check_word("of", of, *get_args(Of))
-    _check_directions(directions)
+    if directions is not None:
+        check_count("directions", directions, of=", or None for all")
+    return torch.linalg.vector_norm(_rows(network, x, of, directions, generator), dim=0)
+
+
+def _rows(
+    network: Network,
+    x: Tensor,
+    of: Of,
+    directions: int | None,
+    generator: Generator | Draws | None,
+) -> Tensor:
+    """Return the norms of the rows of the Jacobian, or of those along directions, `(m, n)`."""
     keep_graph = torch.is_grad_enabled()
     with differentiating(), torch.enable_grad():
         # The gradient needs a leaf that is not an inference tensor. The graph of a caller who
@@ -74,7 +89,20 @@ def jacobian_norm(
             row = _pulled_back(y, x, cotangent, keep_graph=keep_graph)
             # Where J is 0, vector_norm has the gradient 0. The root of a sum would have NaN.
             norms.append(torch.linalg.vector_norm(row.flatten(1), dim=1))
-        return torch.linalg.vector_norm(torch.stack(norms), dim=0)
+        return torch.stack(norms)
+
+
+def _without_bias(rows: Tensor) -> Tensor:
+    """Return the root of the mean of m squares, `(m, n)` to `(n,)`, without most of its bias.
+
+    The root of an unbiased square is too low, by about `c / m`. The jackknife compares it with the
+    roots of all but one square each, and removes this bias. About `1 / m²` of it stays.
+    """
+    m = len(rows)
+    squares = rows.square()
+    total = squares.sum(0)
+    others = (total - squares).clamp(min=0) * (m / (m - 1))
+    return m * total.sqrt() - (m - 1) * others.sqrt().mean(0)
 
 
 def _both(network: Network, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,10 +150,14 @@ def _pulled_back(y: Tensor, x: Tensor, cotangent: Tensor, *, keep_graph: bool = 
 class JacobianNorm(SampleMetric):
     """The mean `jacobian_norm` over the samples; exact unless `directions` are given.
 
+    With random directions the value is an estimate of the same mean. Its bias is less than 0.1 %.
+    The error bar is about the mean over the population of the samples, and includes the draws of
+    directions.
+
     Args:
         of: As in `jacobian_norm`, or `both` at hardly more than the cost of one. The value is then
             for the outputs, and the variant `.probabilities` for the probabilities.
-        directions: As in `jacobian_norm`.
+        directions: As in `jacobian_norm`, but at least 8. The bias of fewer could exceed the bar.
         **kwargs: `seed`, `chunk`, and the keyword arguments of `torchmetrics.Metric`.
     """
 
@@ -140,7 +172,8 @@ class JacobianNorm(SampleMetric):
     ) -> None:
         super().__init__(**kwargs)
         check_word("of", of, *get_args(OfBoth))
-        _check_directions(directions)
+        if directions is not None:
+            check_count("directions", directions, least=_LEAST, of=", or None for all")
         if of == "both" and directions is not None:
             raise ValueError(
                 f"of='both' is exact, but directions={directions}: use two metrics, "
@@ -159,20 +192,9 @@ class JacobianNorm(SampleMetric):
         if self.of == "both":
             of_outputs, of_probabilities = _both(network, chunk.x)
             return Scores(of_outputs, {".probabilities": of_probabilities})
-        return Scores(
-            jacobian_norm(
-                network,
-                chunk.x,
-                of=self.of,
-                directions=self.directions,
-                generator=chunk.draws,
-            )
-        )
-
-
-def _check_directions(directions: int | None) -> None:
-    if directions is not None:
-        check_count("directions", directions, of=", or None for all")
+        if self.directions is None:
+            return Scores(jacobian_norm(network, chunk.x, of=self.of))
+        return Scores(_without_bias(_rows(network, chunk.x, self.of, self.directions, chunk.draws)))
 
 
 def _probabilities(y: Tensor) -> Tensor:

@@ -310,7 +310,7 @@ ON_SEGMENTS = made_by(
 
 @EITHER
 def test_a_configuration_lists_metrics(tmp_path, host):
-    probabilities = made_by("metrics.JacobianNorm", of="probabilities", directions=3)
+    probabilities = made_by("metrics.JacobianNorm", of="probabilities", directions=8)
     monitor = cli(host, tmp_path, config(tmp_path, metrics=[ON_SEGMENTS, probabilities]))
     on_segments, jacobian = monitor.metrics.values()
     assert isinstance(on_segments, Transitions)
