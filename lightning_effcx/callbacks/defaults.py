@@ -1,8 +1,8 @@
 """The default set: which measures the monitor takes if the user names none, as one table.
 
-The default set should take less than a tenth of the time of a small training, so it draws few
-paths. On a large network it measures less, or estimates from a sample. The name of the metric says
-so then.
+The default set should take about a tenth of the time of a small training, so it draws few paths.
+The error bars tell how few (`lightning_effcx.metrics.interval`). On a large network it measures
+less, or estimates from a sample. The name of the metric says so then.
 """
 
 from collections.abc import Callable
@@ -28,8 +28,11 @@ from lightning_effcx.network import Network, select_samples
 from lightning_effcx.paths import OriginLine, Segment
 
 _DIRECTIONS = 16  # random directions of many outputs
-_KNOTS = 32  # expected on the share of a segment in which an estimate looks for them
-
+_SAMPLED = Segment(count=16, points=17)  # both measures that take it together: 544 rows
+_EXACT = 8  # segments whose knots are all found, which costs a row for each knot
+_LINES = 4  # through the origin; each has several times as many knots as a segment
+_ESTIMATED = 16  # segments on which knots are estimated
+_KNOTS = 8  # expected on the share of such a segment in which an estimate looks for them
 
 Make: TypeAlias = Callable[[Facts, int], Metric]
 """Makes a metric for a network, with a seed."""
@@ -116,32 +119,34 @@ DEFAULTS = (
         ),
     ),
     Default(
-        lambda _, seed: Transitions(Segment(count=4, points=32), seed=seed),
+        lambda _, seed: Transitions(_SAMPLED, seed=seed),
         suits=lambda _: True,
     ),
     Default(
-        lambda _, seed: TrajectoryLength(Segment(count=4, points=32), seed=seed),
+        lambda _, seed: TrajectoryLength(_SAMPLED, seed=seed),
         suits=lambda _: True,
     ),
     Default(
-        lambda _, seed: LinearRegions(Segment("same", count=3, points=2), seed=seed),
+        lambda _, seed: LinearRegions(Segment("same", count=_EXACT, points=2), seed=seed),
         suits=lambda facts: facts.is_piecewise_linear and facts.has_classes,
         cut=_KINKS_CUT,
     ),
     Default(
-        lambda _, seed: LinearRegions(Segment("different", count=3, points=2), seed=seed),
+        lambda _, seed: LinearRegions(Segment("different", count=_EXACT, points=2), seed=seed),
         suits=lambda facts: facts.is_piecewise_linear and facts.has_classes,
         cut=_KINKS_CUT,
     ),
     Default(
         # A line through the origin has about as many knots as the network has units.
-        lambda _, seed: LinearRegions(OriginLine(count=2), seed=seed),
+        lambda _, seed: LinearRegions(OriginLine(count=_LINES), seed=seed),
         suits=lambda facts: facts.is_piecewise_linear,
         cut=replace(
             _KINKS_CUT,
             metrics=(
                 lambda facts, seed: LinearRegions(
-                    Segment(count=4, points=2), share=_KNOTS / (facts.kinked_units or 1), seed=seed
+                    Segment(count=_ESTIMATED, points=2),
+                    share=_KNOTS / (facts.kinked_units or 1),
+                    seed=seed,
                 ),
             ),
             note="there are {size} units, so linear regions are estimated: LinearRegions() counts "
@@ -149,7 +154,7 @@ DEFAULTS = (
         ),
     ),
     Default(
-        lambda _, seed: LinearDeviation(Segment(count=3, points=2), seed=seed),
+        lambda _, seed: LinearDeviation(Segment(count=_EXACT, points=2), seed=seed),
         suits=lambda facts: facts.is_piecewise_linear,
         cut=_KINKS_CUT,
     ),

@@ -43,7 +43,7 @@ def test_a_single_output_has_no_classes():
 def test_of_many_units_linear_regions_are_estimated():
     found = choose(mlp(4, 300, 300, 3))
     assert [*found.metrics] == [*METRICS[:4], "linear_regions.segment_estimated"]
-    assert found.metrics["linear_regions.segment_estimated"].share == 32 / 600
+    assert found.metrics["linear_regions.segment_estimated"].share == 8 / 600
     assert "there are 600 units, so linear regions are estimated" in found.notes[1]
 
 
