@@ -304,6 +304,7 @@ TESTS_OF_FILES = {"options", "paths", "plotting", "tags", "targets"}
 TESTS_ACROSS_ROOMS = {
     "architecture",
     "arguments",
+    "certificate",
     "contract",
     "event_files_of_torch",
     "examples",
