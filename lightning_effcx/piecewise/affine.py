@@ -21,6 +21,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_effcx.network import Network, differentiating, in_precision, to_precision
+from lightning_effcx.piecewise.confirmation import Claim, claim_around
 from lightning_effcx.piecewise.passes import Pass
 from lightning_effcx.piecewise.rivals import Rivals, find_rivals
 from lightning_effcx.piecewise.rows import Rows
@@ -50,6 +51,10 @@ class Bends:
     units: int
     kinks: int
 
+    def distances(self) -> Tensor:
+        """Return how far each unit bends from the samples; infinite where it does not, `(n, g)`."""
+        return torch.where(self.squares > 0, self.gap / self.squares.sqrt(), torch.inf)
+
 
 def bends(network: Network, x: Tensor, directions: Tensor | None = None) -> dict[str, Bends]:
     """Return for each site how far its units are from bending at the samples, in float64.
@@ -72,13 +77,15 @@ def bends(network: Network, x: Tensor, directions: Tensor | None = None) -> dict
     # The network may write in place, which inference tensors refuse.
     with torch.no_grad(), differentiating():
         extension = AffineExtension(x, directions)
-        extension.run(network)
+        y = extension.run(network)
     if not extension.needed & extension.bends.keys():
         raise ValueError(
             "this network has no units with kinks, so its only region has no boundary: "
             "use JacobianNorm."
         )
-    return {name: bends for name, bends in extension.bends.items() if name in extension.needed}
+    found = {name: bends for name, bends in extension.bends.items() if name in extension.needed}
+    extension.claim(x, y, directions, found).confirm(network)
+    return found
 
 
 class AffineExtension(Pass):
@@ -155,6 +162,13 @@ class AffineExtension(Pass):
         moved = moved.where(moved.abs() > _ROUNDING * (first.abs() + second.abs()), 0.0)
         squares = (moved / _LONG).square().sum(0)
         return Bends(self._by_sample(gap), self._by_sample(squares), units, rivals.kinks)
+
+    def claim(self, x: Tensor, y: Tensor, directions: Tensor, bends: dict[str, Bends]) -> Claim:
+        """Return what the pass says about the samples, and about a point in each region."""
+        slopes = (self._moves(y) / _LONG)[1:].flatten(2)
+        radius = torch.stack([each.distances().amin(1) for each in bends.values()]).amin(0)
+        samples = Claim(x, self._by_sample(self._base(y)), self.output)
+        return claim_around(samples, directions, slopes, radius)
 
     # -- blocks
 

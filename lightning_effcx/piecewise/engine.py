@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 from typing_extensions import override
 
 from lightning_effcx.network import Network
+from lightning_effcx.piecewise.confirmation import claim_between
 from lightning_effcx.piecewise.crossings import FindCrossings, find_crossings
 from lightning_effcx.piecewise.orders import find_swaps
 from lightning_effcx.piecewise.passes import Pass
@@ -87,6 +88,7 @@ class Engine(Pass):
         find_crossings: FindCrossings = find_crossings,
     ) -> None:
         super().__init__(rows, x, idle)
+        self._first = x
         self._find_crossings = find_crossings
         self.sites = sites
         self._entered: set[str] = set()
@@ -105,6 +107,7 @@ class Engine(Pass):
         if idle:
             raise IdleError(idle)
         self._visit("output", y)
+        claim_between(self.rows, self._first, self._by_row(y), self.output).confirm(network)
         return y
 
     def knots(self) -> Knots:

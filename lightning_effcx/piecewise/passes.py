@@ -58,6 +58,7 @@ class Pass(TorchDispatchMode, ABC):
         rows: The rows as they are refined.
         followed: The tensors that depend on `x`, and at which rows each of them is.
         needed: After the pass, the sites that the outputs depend on, among other origins.
+        output: After the pass, which of the tensors that the network returned are the outputs.
     """
 
     def __init__(self, rows: Rows, x: Tensor, idle: frozenset[str] = frozenset()) -> None:
@@ -69,6 +70,7 @@ class Pass(TorchDispatchMode, ABC):
         self.followed = Followed(self.rows, self.x)
         self.idle = idle
         self.needed: frozenset[Any] = frozenset()
+        self.output = 0
         self.lineage = Lineage()
         self.lineage.add(frozenset({"input"}), self.x)
         self._unfollowed = Unfollowed(self.followed, self.lineage)
@@ -97,8 +99,9 @@ class Pass(TorchDispatchMode, ABC):
             if not self.rows.version:
                 raise  # it has nothing to do with the rows that were inserted
             raise self._failures.refusal(error) from error
-        for output in tensors(tree_leaves(y)):
+        for number, output in enumerate(tensors(tree_leaves(y))):
             if self.followed.depends(output) or self.lineage.of(output):
+                self.output = number
                 return self._outputs(output)
         raise ValueError("the network returned no tensor that depends on its input.")
 

@@ -151,7 +151,7 @@ def test_an_estimate_finds_about_as_many_knots_as_its_budget():
         lambda x: rows.append(len(x)) or network(x), path, budget=200, generator=generator()
     )
     assert_close(found, torch.tensor([2.0**12]), rtol=0.2, atol=0)
-    assert len(rows) == 2  # the pilot and the estimate
+    assert len(rows) == 4  # the pilot and the estimate, each with a plain evaluation
 
 
 def test_the_metric_with_a_budget_is_named_so_and_estimates_sites_too():
