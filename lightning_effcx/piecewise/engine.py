@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 from typing_extensions import override
 
 from lightning_effcx.network import Network
-from lightning_effcx.piecewise.confirmation import claim_between
+from lightning_effcx.piecewise.confirmation import Claim, claim_between
 from lightning_effcx.piecewise.crossings import FindCrossings, find_crossings
 from lightning_effcx.piecewise.orders import find_swaps
 from lightning_effcx.piecewise.passes import Pass
@@ -107,8 +107,11 @@ class Engine(Pass):
         if idle:
             raise IdleError(idle)
         self._visit("output", y)
-        claim_between(self.rows, self._first, self._by_row(y), self.output).confirm(network)
         return y
+
+    def claim(self, y: Tensor) -> Claim:
+        """Return what the pass says about points between its first rows, given what it returned."""
+        return claim_between(self.rows, self._first, self._by_row(y), self.output)
 
     def knots(self) -> Knots:
         """Return all knots, with the current indices of their rows, in the order of the rows."""

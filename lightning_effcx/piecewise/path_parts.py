@@ -41,7 +41,7 @@ def in_parts(
         current = engine(rows, x, is_free)
         passes += 1
         try:
-            current.run(network)
+            y = current.run(network)
         except TooLargeError as large:
             count = -(-large.rows // large.fitting)
             needed = passes + len(waiting) + count
@@ -51,6 +51,7 @@ def in_parts(
             parts = _cut(current.rows, rows, x, 2 * count)
             waiting += [(*part, len(parts) == 1) for part in reversed(parts)]
         else:
+            current.claim(y).confirm(network)
             done.append(current)
     return done
 
