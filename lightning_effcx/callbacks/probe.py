@@ -15,7 +15,15 @@ from lightning_effcx.callbacks.distributed import (
     share_errors,
 )
 from lightning_effcx.callbacks.lightning_compat import Trainer
-from lightning_effcx.network import Call, Recorder, choose_input, describe, find_input, parts
+from lightning_effcx.network import (
+    Call,
+    Recorder,
+    choose_input,
+    describe,
+    find_input,
+    is_empty,
+    parts,
+)
 
 Stage: TypeAlias = Literal["sanity", "validation", "training"]
 ProbeSamples: TypeAlias = tuple[Call, Tensor | None]
@@ -101,7 +109,7 @@ class Probe:
         recorder, collected = self._recorder, self.collected
         collected.parts = collected.parts or (recorder.parts() if recorder else [])
         call, missing = self.stop_recording(), self._missing(trainer)
-        if missing <= 0:
+        if missing <= 0 or is_empty(batch):
             return
         try:
             collected.batch = collected.batch or describe(batch)
@@ -160,8 +168,8 @@ class Probe:
             found = [own for own in share_errors(self.collected.samples) if own is not None]
             if not found:
                 raise ValueError(
-                    "no input was found: no batch came from the validation loader number "
-                    f"{self.choices.loader} (the first is number 0)"
+                    "no input was found: no batch with samples came from the validation loader "
+                    f"number {self.choices.loader} (the first is number 0)"
                 )
             shards = gather((trainer.distributed_sampler_kwargs or {}).get("rank", rank()))
             most = count_distinct(self._loader(trainer)) or self.choices.samples

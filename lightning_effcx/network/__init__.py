@@ -12,7 +12,7 @@ from lightning_effcx.network.inputs import (
     is_target,
 )
 from lightning_effcx.network.naming import join_words
-from lightning_effcx.network.nested import describe, map_tensors, parts
+from lightning_effcx.network.nested import describe, is_empty, map_tensors, parts
 from lightning_effcx.network.observe import (
     Network,
     check_finite,
@@ -60,6 +60,7 @@ __all__ = [
     "has_per_sample_arguments",
     "in_precision",
     "is_close",
+    "is_empty",
     "is_target",
     "join_words",
     "keeping_random_states",

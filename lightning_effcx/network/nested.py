@@ -42,6 +42,18 @@ def leaves(value: Any, place: Place = ()) -> Iterator[tuple[Place, Tensor]]:
         yield from leaves(part, (*place, key))
 
 
+def is_empty(value: Any) -> bool:
+    """Return whether a structure has tensors, but no numbers in them, as a batch of no samples.
+
+    Example:
+        >>> import torch
+        >>> is_empty({"x": torch.zeros(0, 3)}), is_empty([torch.zeros(0, 3), torch.zeros(1)])
+        (True, False)
+    """
+    sizes = [tensor.numel() for _, tensor in leaves(value)]
+    return bool(sizes) and not any(sizes)
+
+
 def map_tensors(value: Any, change: Callable[[Place, Tensor], Any], place: Place = ()) -> Any:
     """Return the same structure with every tensor changed. Other parts stay the same objects."""
     if isinstance(value, Tensor):

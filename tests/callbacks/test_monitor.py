@@ -589,7 +589,8 @@ def test_a_training_that_ends_before_its_validation_is_measured_at_its_end(tmp_p
 
 def test_a_validation_loader_that_is_not_there_is_reported(tmp_path):
     with pytest.warns(
-        UserWarning, match=r"no batch came from the validation loader number 1 \(the first is n"
+        UserWarning,
+        match=r"no batch with samples came from the validation loader number 1 \(the first is n",
     ):
         fit(tmp_path, ComplexityMonitor(loader=1))
 

@@ -52,6 +52,17 @@ def test_of_a_small_loader_all_samples_are_kept():
     assert call.samples == 20
 
 
+@pytest.mark.parametrize("choose", [None, lambda batch: batch])
+def test_batches_without_samples_are_left_out(choose):
+    empty = (X[:0], Y[:0])
+    probe = filled(Probe(Choices(8, batch=choose)), empty, batches()[0], empty, batches()[1])
+    call, y = probe.gather_samples(HOST)
+    assert torch.equal(call.given[0][0], X[:8])
+    assert torch.equal(y, Y[:8])
+    with pytest.raises(ValueError, match="no batch with samples came from the validation loader"):
+        filled(Probe(Choices(8, batch=choose)), empty).gather_samples(HOST)
+
+
 def test_batches_of_another_shape_are_left_out():
     wide = (torch.zeros(5, 1, 2), Y[:5])
     probe = filled(Probe(Choices(8)), batches()[0], wide, batches()[1])
@@ -82,7 +93,7 @@ def test_an_error_is_raised_when_samples_are_asked_for():
 
 def test_a_probe_that_saw_no_batch_says_so():
     with pytest.raises(
-        ValueError, match=r"no batch came from the validation loader number 0 \(the f"
+        ValueError, match=r"no batch with samples came from the validation loader number 0 \(the f"
     ):
         Probe(Choices(8)).gather_samples(HOST)
 
@@ -137,5 +148,5 @@ def test_the_samples_of_another_stage_take_the_place_of_those_before():
     call, _ = filled(probe, *batches(shift=1.0)).gather_samples(HOST)
     assert torch.equal(call.given[0][0], X[:8])  # the first of the validation
     probe.start_stage("training")
-    with pytest.raises(ValueError, match="no batch came from"):
+    with pytest.raises(ValueError, match="no batch with samples came from"):
         probe.gather_samples(HOST)
