@@ -85,7 +85,7 @@ class Pass(TorchDispatchMode, ABC):
                 torch.no_grad(),
                 differentiating(),
                 self.names,
-                PythonCalls(self.followed, self.lineage, self.__torch_dispatch__, self._run_failed),
+                PythonCalls(self._unfollowed, self.__torch_dispatch__, self._run_failed),
                 Leaving(self._read_by_network),
                 self,
             ):

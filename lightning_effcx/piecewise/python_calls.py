@@ -1,7 +1,9 @@
 """Python calls: functions of torch that are changed before they reach the dispatcher.
 
-Torch checks the sizes of a reshape before it dispatches the call. So a batch size that the network
-read before rows were inserted is corrected here.
+Torch compares some sizes before it dispatches a call: those of a reshape, and those of what is
+written into a part of a tensor. The network may have read a size before rows were inserted. So
+such calls get the present rows here. An einsum would reach the dispatcher as many operators, some
+of which put the samples along another dimension. Here it stays one operator.
 """
 
 from collections.abc import Callable
@@ -13,8 +15,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
-from lightning_effcx.piecewise.followed import Followed
-from lightning_effcx.tracing import Lineage, RefusedError
+from lightning_effcx.piecewise.unfollowed import Unfollowed
+from lightning_effcx.tracing import RefusedError, tensors
 
 # Names of Python's functions that write in place, such as `Tensor.__iadd__`; no operators of torch.
 _WRITING = frozenset({"iadd", "idiv", "imul", "isub", "itruediv", "setitem"})
@@ -26,8 +28,7 @@ class PythonCalls(TorchFunctionMode):
     """Changes the calls of a network as they are made.
 
     Args:
-        followed: The tensors that the pass follows.
-        lineage: The lineage of the tensors of the pass.
+        unfollowed: Runs what the pass does not follow.
         dispatch: Runs a call as if it had reached the dispatcher.
         run_failed: Called with a call that failed, its arguments and its error; returns what the
             call is to return instead, or raises the error.
@@ -35,14 +36,13 @@ class PythonCalls(TorchFunctionMode):
 
     def __init__(
         self,
-        followed: Followed,
-        lineage: Lineage,
+        unfollowed: Unfollowed,
         dispatch: Callable[..., Any],
         run_failed: Callable[..., Any],
     ) -> None:
         super().__init__()
-        self.followed = followed
-        self.lineage = lineage
+        self.unfollowed = unfollowed
+        self.followed = unfollowed.followed
         self.dispatch = dispatch
         self.run_failed = run_failed
 
@@ -78,16 +78,20 @@ class PythonCalls(TorchFunctionMode):
 
         Torch compares their sizes before it dispatches the call.
         """
-        version, origins = self.followed.rows.version, self.lineage.of(value)
-        was = self.lineage.of(target)
-        # The dispatched call will be refused if this one is. The new rows are ours.
-        with suppress(RefusedError), _disable_current_modes():
-            if not self.followed.depends(target):
-                self.followed.adopt(target, "copy")
-            self.followed.refresh(target)
-            value = self.followed.fitted(self.followed.bring(value, version), version)
-        self.lineage.add(was, target)
-        self.lineage.add(origins, value)
+        followed, lineage = self.followed, self.unfollowed.lineage
+        was, origins = lineage.of(target), lineage.of(value)
+        with _disable_current_modes():  # the new rows are ours
+            if any(map(self.unfollowed.is_lost, tensors(value))):
+                lineage.add(origins, target)
+                return self.unfollowed.copy(target), index, value
+            with suppress(RefusedError):  # the dispatched call will be refused, too
+                if not followed.depends(target):
+                    followed.adopt(target, "copy")
+                followed.refresh(target)
+                version = followed.rows.version
+                value = followed.fitted(followed.bring(value, version), version)
+        lineage.add(was, target)
+        lineage.add(origins, value)
         return target, index, value
 
 

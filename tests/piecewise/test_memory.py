@@ -334,3 +334,28 @@ REFUSED = {
 def test_writes_that_cannot_be_followed_are_refused(network, message):
     with pytest.raises(ValueError, match=f"^site {message}"):
         pieces(lambda x: network(x) + 0, torch.randn(2, 3, 4))
+
+
+def test_what_is_written_beside_the_outputs_may_be_anything():
+    kept = []
+
+    def network(x):
+        r = torch.relu(FIRST(x))
+        beside = r.new_zeros(len(r), 6)
+        beside[:, :3] = torch.tanh(r)[:, :3]
+        kept.append(beside.sum(1))
+        return HEAD(torch.relu(NEXT(r)))
+
+    check(network, 2 * torch.randn(2, 3, 4))
+    assert kept
+
+
+@pytest.mark.parametrize("make", MADE.values(), ids=MADE)
+def test_what_is_written_of_a_curve_is_refused(make):
+    def network(x):
+        out, r = make(x), torch.relu(FIRST(x))
+        out[:, :3] = torch.tanh(r)[:, :3]
+        return WIDE(out)
+
+    with pytest.raises(ValueError, match=r"^site 'tanh' \(tanh\) is not piecewise linear"):
+        pieces(network, 2 * torch.randn(2, 3, 4))
