@@ -121,7 +121,7 @@ class Followed:
         targets = list(call.outs().values())
         for target, value in zip(targets, tensors(made), strict=True):
             if value not in self.versions:
-                raise writing(call.name)
+                value = self._constant_like(target, value, call.name)  # noqa: PLW2901
             if not target.numel():  # torch resizes it
                 target.data = value
                 self.versions[target] = self.versions[value]
@@ -134,6 +134,17 @@ class Followed:
                 raise writing(call.name)  # torch would resize it, and warn of it
             self.write(target, value, call.name, version)
         return targets[0] if len(targets) == 1 else tuple(targets)
+
+    def _constant_like(self, target: Tensor, value: Tensor, name: str) -> Tensor:
+        """Follow a constant that is to be written to a tensor, at the rows of the tensor."""
+        version = self.versions.get(target)
+        if version is None or not value.is_floating_point() or not self._is_alike(value, 1):
+            raise writing(name)
+        value = self.fitted(self.cast(value), version)
+        if value.shape != target.shape:
+            raise writing(name)
+        self.versions[value] = version
+        return value
 
     def adopt_written(self, call: OperatorCall) -> OperatorCall:
         """Return a call all of whose operands are followed, also a constant that it writes to."""
@@ -189,22 +200,37 @@ class Followed:
         """Return how many rows a tensor has."""
         return self.rows.counts[self.versions[tensor]]
 
-    def check_constants(self, call: OperatorCall) -> None:
-        """Refuse constants that have other numbers for one sample than for another, as noise has.
+    def one_row_for_all(self, call: OperatorCall) -> OperatorCall:
+        """Return a call with one row of each constant that has one for each sample.
 
-        Only entries in the same places can tell: there a constant may have one entry for each row.
+        It fits however many rows are inserted. Constants are refused that have other numbers for
+        one sample than for another, as noise has. Only a call that takes entries in the same places
+        tells whether a constant has a row for each sample.
         """
         first, *_ = call.operands
-        if operator_of(call.func).is_elementwise:
-            given = [t for t in tensors(call.args, call.kwargs) if t.dim() == first.dim()]
-        else:  # a mask of the first dimension
-            given = [
-                t
-                for t in call.given.get("indices", [])[:1]
-                if t is not None and t.dtype == torch.bool
-            ]
-        if not all(self._is_alike(t, len(first) // self._rows(first)) for t in given):
-            raise mixing(call.name)
+        parts = len(first) // self._rows(first)
+        if not operator_of(call.func).is_elementwise:
+            masks = [t for t in call.given.get("indices", [])[:1] if t is not None]
+            if not all(self._is_alike(t, parts) for t in masks if t.dtype == torch.bool):
+                raise mixing(call.name)
+            return call
+
+        def may_have_rows(argument: Any) -> bool:
+            is_followed = argument in self.versions
+            return not is_followed and argument.dim() == first.dim() and len(argument) > 1
+
+        if not any(map(may_have_rows, tensors(call.args, call.kwargs))):
+            return call
+
+        def one_row(argument: Any) -> Any:
+            if not isinstance(argument, Tensor) or not may_have_rows(argument):
+                return argument
+            if not self._is_alike(argument, parts):
+                raise mixing(call.name)
+            return argument[:1] if len(argument) in self.rows.counts and parts == 1 else argument
+
+        args, kwargs = tree_map(one_row, (call.args, call.kwargs))
+        return replace(call, args=args, kwargs=kwargs)
 
     def _is_alike(self, tensor: Tensor, parts: int) -> bool:
         """Tell whether a tensor is followed, or has the same numbers for every row.

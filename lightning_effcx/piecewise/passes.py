@@ -193,7 +193,7 @@ class Pass(TorchDispatchMode, ABC):
         if call.outs():
             return self._follow_outs(call)
         call = self.followed.adopt_written(call)
-        self.followed.check_constants(call)
+        call = self.followed.one_row_for_all(call)
         if operator_of(call.func).affine(call):
             return run_affine(call, self.followed)
         brought = self.followed.bring_call(call.beside(), self.rows.version)
