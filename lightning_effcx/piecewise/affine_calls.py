@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_effcx.piecewise.constants import clear
 from lightning_effcx.piecewise.followed import Followed
+from lightning_effcx.piecewise.writes import Writes
 from lightning_effcx.tracing import (
     OperatorCall,
     deciding,
@@ -21,12 +22,13 @@ from lightning_effcx.tracing import (
 _FEW = 32  # rows
 
 
-def run_affine(call: OperatorCall, followed: Followed) -> Any:
+def run_affine(call: OperatorCall, writes: Writes) -> Any:
     """Run an affine call at the latest rows of its operands; register what it returns.
 
     Raises:
         RefusedError: The network can decide by the result, or the call mixes samples.
     """
+    followed = writes.followed
     operator = operator_of(call.func)
     if operator.decides(call):
         raise deciding(call.name)
@@ -41,7 +43,7 @@ def run_affine(call: OperatorCall, followed: Followed) -> Any:
         return out
     if not operator.keeps_order and not _has_all_samples(out, brought.operands[0]):
         raise mixing(call.name)
-    return followed.put(call, out, call.name, version)
+    return writes.put(call, out, call.name, version)
 
 
 def _run(brought: OperatorCall, call: OperatorCall, followed: Followed, version: int) -> Any:

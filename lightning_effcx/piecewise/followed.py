@@ -14,9 +14,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
 from lightning_effcx.piecewise.constants import Constants
-from lightning_effcx.piecewise.memory import blocks, fills_its_memory, lies_by_row, place, sharing
 from lightning_effcx.piecewise.rows import Rows
-from lightning_effcx.tracing import OperatorCall, mixing, operator_of, tensors, writing
+from lightning_effcx.tracing import OperatorCall, mixing, operator_of, tensors
 
 
 class Followed:
@@ -78,12 +77,8 @@ class Followed:
         """Return a tensor that depends on x at the rows of the start."""
         return self.rows.first(tensor, self.versions[tensor])
 
-    def put(self, call: OperatorCall, out: Any, name: str, version: int) -> Any:
-        """Register what a call returned; if it works in place, in the tensor that it writes to."""
-        target = call.overwritten()
-        if target is not None:
-            self.write(target, out, name, version)
-            return target
+    def put(self, out: Any, name: str, version: int) -> Any:
+        """Register what a call returned."""
         for tensor in tensors(out):
             if not tensor.numel():
                 continue  # such as the statistics that batch normalisation did not take
@@ -96,107 +91,7 @@ class Followed:
                 self.indices[tensor] = True
         return out
 
-    def write(self, target: Tensor, value: Tensor, name: str, version: int) -> None:
-        """Let a tensor, and those that share its memory, hold what was written to it in place.
-
-        They all move to other memory: what was kept of them before has to stay as it is.
-
-        Args:
-            target: The tensor.
-            value: What it is to hold, at the rows of `version`.
-            name: The site that writes.
-            version: The version of the rows.
-        """
-        strides = value.stride() == target.stride()
-        if strides and fills_its_memory(target) and fills_its_memory(value):
-            self._move(target, value, name, version)
-        else:
-            memory = self._bring_memory(target, name, version)
-            part = place(target.new_empty(0), memory, target, self._rows(target), len(memory))
-            part.copy_(value)
-            self._move(target, memory, name, version)
-
-    def write_outs(self, call: OperatorCall, made: Any) -> Any:
-        """Write what a call returned to where the network wants it."""
-        targets = list(call.outs().values())
-        for target, value in zip(targets, tensors(made), strict=True):
-            if value not in self.versions:
-                value = self._constant_like(target, value, call.name)  # noqa: PLW2901
-            if not target.numel():  # torch resizes it
-                target.data = value
-                self.versions[target] = self.versions[value]
-                continue
-            if target not in self.versions:
-                self.adopt(target, call.name)
-            version = max(self.versions[target], self.versions[value])
-            value = self.bring(value, version)  # noqa: PLW2901
-            if value.shape[1:] != target.shape[1:]:
-                raise writing(call.name)  # torch would resize it, and warn of it
-            self.write(target, value, call.name, version)
-        return targets[0] if len(targets) == 1 else tuple(targets)
-
-    def _constant_like(self, target: Tensor, value: Tensor, name: str) -> Tensor:
-        """Follow a constant that is to be written to a tensor, at the rows of the tensor."""
-        version = self.versions.get(target)
-        if version is None or not value.is_floating_point() or not self._is_alike(value, 1):
-            raise writing(name)
-        value = self.fitted(self.cast(value), version)
-        if value.shape != target.shape:
-            raise writing(name)
-        self.versions[value] = version
-        return value
-
-    def adopt_written(self, call: OperatorCall) -> OperatorCall:
-        """Return a call all of whose operands are followed, also a constant that it writes to."""
-        target = call.overwritten()
-        if target is None or target in self.versions:
-            return call
-        self.adopt(target, call.name)
-        return replace(call)
-
-    def refresh(self, tensor: Tensor) -> None:
-        """Bring a tensor, and those that share its memory, to the current rows."""
-        now = self.rows.version
-        if self.versions[tensor] != now:
-            self._move(tensor, self._bring_memory(tensor, "view", now), "view", now)
-
-    def adopt(self, tensor: Tensor, name: str) -> None:
-        """Follow a constant that the network is about to write to, if its rows are all equal."""
-        family = self.constants.sharing(tensor)
-        if not family or not tensor.dim() or len(tensor) not in self.rows.counts:
-            raise writing(name)
-        rows = len(tensor)
-        if not all(lies_by_row(t, rows) and t.dtype == tensor.dtype for t in family):
-            raise writing(name)
-        memory = blocks(tensor, rows)
-        if not torch.equal(memory, memory[:1].expand_as(memory)):
-            raise mixing(name)
-        memory = self.cast(memory)
-        for each in family:
-            # The precision of a tensor changes with its data only.
-            each.data = place(memory.new_empty(0), memory, each, rows, rows)
-            self.versions[each] = self.rows.counts.index(rows)
-
-    def _bring_memory(self, tensor: Tensor, name: str, version: int) -> Tensor:
-        """Return a copy of the memory of a tensor at the rows of `version`, `(rows, b)`."""
-        rows = self._rows(tensor)
-        if not lies_by_row(tensor, rows):
-            raise writing(name)
-        memory = blocks(tensor, rows)
-        brought = self.rows.bring(memory, self.versions[tensor], version)
-        return memory.clone() if brought is memory else brought
-
-    def _move(self, tensor: Tensor, memory: Tensor, name: str, version: int) -> None:
-        """Move a tensor and all that share its memory to memory with the rows of `version`."""
-        rows = self._rows(tensor)
-        family = sharing(tensor, self.versions)
-        if len(family) > 1 and not all(lies_by_row(t, rows) for t in family):
-            raise writing(name)
-        for each in family:
-            place(each, memory, each, rows, self.rows.counts[version])
-            self.versions[each] = version
-
-    def _rows(self, tensor: Tensor) -> int:
+    def rows_of(self, tensor: Tensor) -> int:
         """Return how many rows a tensor has."""
         return self.rows.counts[self.versions[tensor]]
 
@@ -208,10 +103,10 @@ class Followed:
         tells whether a constant has a row for each sample.
         """
         first, *_ = call.operands
-        parts = len(first) // self._rows(first)
+        parts = len(first) // self.rows_of(first)
         if not operator_of(call.func).is_elementwise:
             masks = [t for t in call.given.get("indices", [])[:1] if t is not None]
-            if not all(self._is_alike(t, parts) for t in masks if t.dtype == torch.bool):
+            if not all(self.is_alike(t, parts) for t in masks if t.dtype == torch.bool):
                 raise mixing(call.name)
             return call
 
@@ -225,14 +120,14 @@ class Followed:
         def one_row(argument: Any) -> Any:
             if not isinstance(argument, Tensor) or not may_have_rows(argument):
                 return argument
-            if not self._is_alike(argument, parts):
+            if not self.is_alike(argument, parts):
                 raise mixing(call.name)
             return argument[:1] if len(argument) in self.rows.counts and parts == 1 else argument
 
         args, kwargs = tree_map(one_row, (call.args, call.kwargs))
         return replace(call, args=args, kwargs=kwargs)
 
-    def _is_alike(self, tensor: Tensor, parts: int) -> bool:
+    def is_alike(self, tensor: Tensor, parts: int) -> bool:
         """Tell whether a tensor is followed, or has the same numbers for every row.
 
         Args:

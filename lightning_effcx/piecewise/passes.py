@@ -10,24 +10,23 @@ which memory depends on the input. Here rows are inserted while the network runs
 tensor, views among them, has rows of its own, and every call runs on other arguments.
 """
 
-import operator
 from abc import ABC, abstractmethod
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from lightning_effcx.network import Network, differentiating
 from lightning_effcx.piecewise.affine_calls import run_affine
 from lightning_effcx.piecewise.failures import Failures, mixed_precision
 from lightning_effcx.piecewise.followed import Followed
-from lightning_effcx.piecewise.python_calls import PythonCalls, writes
+from lightning_effcx.piecewise.python_calls import PythonCalls
 from lightning_effcx.piecewise.rows import Rows
 from lightning_effcx.piecewise.unfollowed import Unfollowed
+from lightning_effcx.piecewise.writes import Writes
 from lightning_effcx.tracing import (
     Leaving,
     Lineage,
@@ -73,6 +72,7 @@ class Pass(TorchDispatchMode, ABC):
         self.output = 0
         self.lineage = Lineage()
         self.lineage.add(frozenset({"input"}), self.x)
+        self._writes = Writes(self.followed)
         self._unfollowed = Unfollowed(self.followed, self.lineage)
         self._failures = Failures(self.followed)
         self._refused: list[RefusedError] = []
@@ -85,7 +85,7 @@ class Pass(TorchDispatchMode, ABC):
                 torch.no_grad(),
                 differentiating(),
                 self.names,
-                PythonCalls(self._unfollowed, self.__torch_dispatch__, self._run_failed),
+                self._python_calls(),
                 Leaving(self._read_by_network),
                 self,
             ):
@@ -104,6 +104,15 @@ class Pass(TorchDispatchMode, ABC):
                 self.output = number
                 return self._outputs(output)
         raise ValueError("the network returned no tensor that depends on its input.")
+
+    def _python_calls(self) -> PythonCalls:
+        return PythonCalls(
+            self._unfollowed,
+            self._writes,
+            self._failures,
+            self.__torch_dispatch__,
+            self._refused.append,
+        )
 
     def _outputs(self, output: Tensor) -> Tensor:
         """Return the outputs at the last rows; raise the error of a site that they depend on."""
@@ -192,10 +201,10 @@ class Pass(TorchDispatchMode, ABC):
             return call.run()
         if call.outs():
             return self._follow_outs(call)
-        call = self.followed.adopt_written(call)
+        call = self._writes.adopt_written(call)
         call = self.followed.one_row_for_all(call)
         if operator_of(call.func).affine(call):
-            return run_affine(call, self.followed)
+            return run_affine(call, self._writes)
         brought = self.followed.bring_call(call.beside(), self.rows.version)
         operation = self._read(brought)
         name = self.names.name(operation.name)
@@ -207,7 +216,7 @@ class Pass(TorchDispatchMode, ABC):
             raise mixing(name)
         self._enter(name)
         run = self._choose if operation.choice else self._bend
-        out = self.followed.put(call, run(brought, name), name, self.rows.version)
+        out = self._writes.put(call, run(brought, name), name, self.rows.version)
         self._leave(name, out if isinstance(out, Tensor) else out[0])
         return out
 
@@ -216,7 +225,7 @@ class Pass(TorchDispatchMode, ABC):
         made = self._follow(call.beside())
         if self._is_unfollowed():
             return self._unfollowed.run(call)
-        return self.followed.write_outs(call, made)
+        return self._writes.write_outs(call, made)
 
     def _rearrange_indices(self, call: OperatorCall) -> Any:
         """Run a call on indices that a choice returned; refuse it if it computes with them."""
@@ -242,11 +251,6 @@ class Pass(TorchDispatchMode, ABC):
 
     # -- what happens above the dispatcher
 
-    def _precise(self, argument: Any) -> Any:
-        """Return a tensor that is not followed in the precision of the pass."""
-        is_constant = isinstance(argument, Tensor) and not self.followed.depends(argument)
-        return self.followed.cast(argument) if is_constant else argument
-
     def _read_by_network(self, argument: Any, reader: str) -> None:
         """Note that the network itself reads numbers, so that nobody can follow them."""
         if any(map(self.followed.depends, tensors(argument))):
@@ -254,27 +258,3 @@ class Pass(TorchDispatchMode, ABC):
             self._refused.append(refusal)
             self.lineage.asked |= {refusal}
         self.lineage.read(argument, reader)
-
-    def _run_failed(
-        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
-    ) -> Any:
-        """Run a call again that failed because of what its arguments are in a pass.
-
-        If some have another precision than the pass, they get it. If some have too few rows, the
-        call runs unfollowed. An example is a loss with a label for each sample, which the outputs
-        may not depend on.
-        """
-        precise = tree_map(self._precise, (args, kwargs))
-        if not all(map(operator.is_, tree_leaves(precise), tree_leaves((args, kwargs)))):
-            with suppress(RuntimeError, ValueError):
-                return func(*precise[0], **precise[1])
-        self._failures.note(args, kwargs)
-        is_followed = any(map(self.followed.depends, tree_leaves((args, kwargs))))
-        is_known = is_followed and self._failures.has_stale(args, kwargs)
-        if isinstance(error, RefusedError) or not is_known or writes(func, kwargs):
-            raise error
-        refusal = self._failures.refusal(error)
-        self._refused.append(refusal)
-        with _disable_current_modes():  # the copies are ours
-            given, named = self._unfollowed.copy_all((args, kwargs), refusal)
-        return func(*given, **named)

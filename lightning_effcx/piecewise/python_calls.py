@@ -6,6 +6,7 @@ such calls get the present rows here. An einsum would reach the dispatcher as ma
 of which put the samples along another dimension. Here it stays one operator.
 """
 
+import operator
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -14,8 +15,11 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_leaves, tree_map
 
+from lightning_effcx.piecewise.failures import Failures
 from lightning_effcx.piecewise.unfollowed import Unfollowed
+from lightning_effcx.piecewise.writes import Writes
 from lightning_effcx.tracing import RefusedError, tensors
 
 # Names of Python's functions that write in place, such as `Tensor.__iadd__`; no operators of torch.
@@ -29,22 +33,27 @@ class PythonCalls(TorchFunctionMode):
 
     Args:
         unfollowed: Runs what the pass does not follow.
+        writes: Writes to what the pass follows.
+        failures: Notes the calls that failed.
         dispatch: Runs a call as if it had reached the dispatcher.
-        run_failed: Called with a call that failed, its arguments and its error; returns what the
-            call is to return instead, or raises the error.
+        refuse: Notes a refusal, which counts if the outputs depend on it.
     """
 
     def __init__(
         self,
         unfollowed: Unfollowed,
+        writes: Writes,
+        failures: Failures,
         dispatch: Callable[..., Any],
-        run_failed: Callable[..., Any],
+        refuse: Callable[[RefusedError], None],
     ) -> None:
         super().__init__()
         self.unfollowed = unfollowed
         self.followed = unfollowed.followed
+        self.writes = writes
+        self.failures = failures
         self.dispatch = dispatch
-        self.run_failed = run_failed
+        self.refuse = refuse
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -54,7 +63,7 @@ class PythonCalls(TorchFunctionMode):
         try:
             return self._run(func, args, kwargs)
         except (RuntimeError, ValueError) as error:
-            return self.run_failed(func, args, kwargs, error)
+            return self._run_again(func, args, kwargs, error)
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         x: Any = args[0] if args else kwargs.get("input")
@@ -86,16 +95,47 @@ class PythonCalls(TorchFunctionMode):
                 return self.unfollowed.copy(target), index, value
             with suppress(RefusedError):  # the dispatched call will be refused, too
                 if not followed.depends(target):
-                    followed.adopt(target, "copy")
-                followed.refresh(target)
+                    self.writes.adopt(target, "copy")
+                self.writes.refresh(target)
                 version = followed.rows.version
                 value = followed.fitted(followed.bring(value, version), version)
         lineage.add(was, target)
         lineage.add(origins, value)
         return target, index, value
 
+    def _run_again(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
+    ) -> Any:
+        """Run a call again that failed because of what its arguments are in a pass.
 
-def writes(func: Any, kwargs: dict[str, Any]) -> bool:
+        If some have another precision than the pass, they get it. If some have too few rows, the
+        call runs unfollowed. An example is a loss with a label for each sample, which the outputs
+        may not depend on.
+        """
+        self.failures.note(args, kwargs)
+        leaves = tree_leaves((args, kwargs))
+        is_followed = any(map(self.followed.depends, leaves))
+        if isinstance(error, RefusedError) or not is_followed or _may_write(func, kwargs):
+            raise error
+        precise, named = tree_map(self._precise, (args, kwargs))
+        if not all(map(operator.is_, tree_leaves((precise, named)), leaves)):
+            with suppress(RuntimeError, ValueError):
+                return func(*precise, **named)
+        if not self.failures.has_stale(args, kwargs):
+            raise error
+        refusal = self.failures.refusal(error)
+        self.refuse(refusal)
+        with _disable_current_modes():  # the copies are ours
+            given, named = self.unfollowed.copy_all((args, kwargs), refusal)
+        return func(*given, **named)
+
+    def _precise(self, argument: Any) -> Any:
+        """Return a tensor that is not followed in the precision of the pass."""
+        is_constant = isinstance(argument, Tensor) and not self.followed.depends(argument)
+        return self.followed.cast(argument) if is_constant else argument
+
+
+def _may_write(func: Any, kwargs: dict[str, Any]) -> bool:
     """Tell by its name whether a function of torch writes to what it is given."""
     name = getattr(func, "__name__", "")
     in_place = name.endswith("_") and not name.endswith("__")
