@@ -7,10 +7,14 @@ grid point to the next by more than the second derivative explains, the slope ju
 jump at zero.
 
 Inflections and jumps are the *turns*. They divide the line into *intervals*. Within an interval
-every tangent lies on one side of the curve. The grid has steps of 3/256, so a feature that is
-narrower than a step may be missed.
+every tangent lies on one side of the curve. The grid has steps of 3/256, and wider ones far from
+zero if the data reach there. A feature that is narrower than a step may be missed.
+
+A curve rises by the integral of its slope. A function that does not is no curve: it jumps, as a
+rounding does, or autograd does not know its slope, or it swings faster than the grid can see.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,11 +23,17 @@ from torch import Tensor
 
 _REACH = 12.0  # the grid covers at least ±12; farther out, tanh and its like are flat
 _STEP = 3 / 256  # exact in binary, so that zero and small multiples of 3 are grid points
-_POINTS = 2**20  # at most so many grid points: for data of a wider range the step grows
+_POINTS = 2**19  # at most so many such steps to each side of zero; farther out they grow
+_GROWTH = 2**-10  # a step far from zero, relative to the distance from zero
 _HALVINGS = 45  # of a step by bisection, which leaves the distance of two float64 numbers
 _FLAT = 1e-10  # a second derivative below this share of the largest one is rounding
 _ROUNDING = 1e-12  # the error of a turn's place
-_SMOOTH = 1e-6  # a change of slope below this share of the largest slope is no jump
+_SMOOTH = 1e-6  # a change below this share of the slopes, or of the values, is no jump
+_EPS = 1e3  # the same share in a dtype that rounds more, in units of its rounding
+_NOISE = 10  # the error of a value, in units of the rounding of its operand times its slope
+_BLIND = 1e-3  # far from zero, a slope that explains a rise no better misses what is in between
+_PARTS = 64  # of a cell whose rise its slopes at both ends do not explain
+_CELLS = 2**12  # at most so many such cells are looked at
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +45,14 @@ class ActivationCurve:
         turns: Its inflections and the jumps of its slope, `(t,)`, ascending.
         sides: The slopes directly to the left and to the right of each turn, `(t, 2)`.
         signs: 1 for each interval in which the curve is concave, else -1, `(t + 1,)`.
+        broken: Places among the data where it does not rise by the integral of its slope, `(b,)`.
     """
 
     value: Callable[[Tensor], Tensor]
     turns: Tensor
     sides: Tensor
     signs: Tensor
+    broken: Tensor
 
     @property
     def jumps(self) -> Tensor:
@@ -75,7 +87,9 @@ def analyse_curve(
         tensor([-1.4142,  1.4142], dtype=torch.float64)
     """
     grid = _grid(low, high).to(like)
-    _, slope, bend = _derivatives(apply, grid)
+    value, slope, bend = _derivatives(apply, grid)
+    broken = _find_broken(apply, grid, value, slope)
+    broken = broken[(broken >= low - _STEP) & (broken <= high)]
     known = slope.isfinite() & bend.isfinite()
     bend = torch.where(known & (bend.abs() > _FLAT * bend[known].abs().max()), bend, 0.0)
     jumps, sides = _find_jumps(apply, grid[known], slope[known], bend[known])
@@ -89,16 +103,24 @@ def analyse_curve(
     sides = torch.cat([tangent[:, None].expand(-1, 2), sides])[order]
     # Summed over an interval, the second derivative has the sign that it has all along.
     total = bend.new_zeros(len(turns) + 1).index_add(0, torch.bucketize(grid, turns), bend)
-    return ActivationCurve(apply, turns, sides, torch.where(total < 0, 1.0, -1.0).to(like))
+    signs = torch.where(total < 0, 1.0, -1.0).to(like)
+    return ActivationCurve(apply, turns, sides, signs, broken)
 
 
 def _grid(low: float, high: float) -> Tensor:
-    """Return evenly spaced points that cover the data and zero; zero is one of them."""
+    """Return points that cover the data and zero, which is one of them."""
     low, high = min(low, -_REACH), max(high, _REACH)
-    step = _STEP
-    while (high - low) / step > _POINTS:
-        step *= 2
-    return torch.arange(int(low // step), int(high // step) + 2, dtype=torch.float64) * step
+    first = max(int(low // _STEP), -_POINTS)
+    last = min(int(high // _STEP) + 1, _POINTS)
+    near = torch.arange(first, last + 1, dtype=torch.float64) * _STEP
+    return torch.cat([-_far(-low).flip(0), near, _far(high)])
+
+
+def _far(end: float) -> Tensor:
+    """Return points up to `end` that begin where the even grid ends; their distance grows."""
+    start = _POINTS * _STEP
+    count = math.ceil(math.log(max(end / start, 1)) / math.log1p(_GROWTH))
+    return start * (1 + _GROWTH) ** torch.arange(1, count + 1, dtype=torch.float64)
 
 
 def _derivatives(
@@ -118,6 +140,39 @@ def _derivative(of: Tensor, z: Tensor, *, create_graph: bool = False) -> Tensor:
         return torch.zeros_like(z)
     (found,) = torch.autograd.grad(of.sum(), z, create_graph=create_graph, materialize_grads=True)
     return found
+
+
+def _find_broken(
+    apply: Callable[[Tensor], Tensor], grid: Tensor, value: Tensor, slope: Tensor
+) -> Tensor:
+    """Return the starts of the cells in which the slope does not explain the rise, `(b,)`.
+
+    The trapezoid rule integrates the slope. Where a curve is steep or bends, finer parts of a cell
+    explain its rise. Where it jumps, or where the slope is not that of the curve, they do not.
+    """
+    rest, width, eps = _unexplained(grid, value, slope), grid.diff(), torch.finfo(grid.dtype).eps
+    least = max(_SMOOTH, _EPS * eps)
+    steepest = slope[slope.isfinite()].abs().amax()
+    size = value.abs() + _NOISE * eps / least * steepest * (1 + grid.abs())
+    size = size[1:] + size[:-1]
+    share = torch.where(rest == 0, 0.0, rest.abs() / size)
+    cells = share.topk(min(_CELLS, len(share))).indices
+    cells = cells[share[cells] > least].sort().values
+    parts = torch.linspace(0, 1, _PARTS + 1).to(grid)
+    finer = grid[cells, None].lerp(grid[cells + 1, None], parts)
+    left = _unexplained(finer, *_derivatives(apply, finer, order=1)[:2]).sum(1).abs()
+    is_broken = (left > rest[cells].abs() / 2) & (left > least * size[cells])
+    is_far = width[cells] > 2 * _STEP
+    return grid[cells[is_broken | (is_far & (share[cells] > _BLIND))]]
+
+
+def _unexplained(grid: Tensor, value: Tensor, slope: Tensor) -> Tensor:
+    """Return how much of the rise in each cell is not the integral of the slope.
+
+    Where numbers are not finite, nothing is known, and so nothing is left to explain.
+    """
+    rest = value.diff() - grid.diff() * (slope[..., 1:] + slope[..., :-1]) / 2
+    return torch.where(rest.isfinite(), rest, 0.0)
 
 
 def _find_inflections(apply: Callable[[Tensor], Tensor], grid: Tensor, bend: Tensor) -> Tensor:

@@ -57,16 +57,12 @@ class Preactivations:
     """The pre-activations of one site with curves, at all samples.
 
     Attributes:
-        name: The name of the site.
-        operation: The activation's name in torch.
-        apply: The activation function.
+        curve: The activation.
         z: The pre-activations, `(n, u)`, in float64.
         positions: How many neighbouring units share their tangents.
     """
 
-    name: str
-    operation: str
-    apply: Callable[[Tensor], Tensor]
+    curve: ActivationCurve
     z: Tensor
     positions: int
 
@@ -78,26 +74,13 @@ class Preactivations:
             candidates: At how many of its samples a unit may have tangents.
         """
         samples, channels = len(self.z), self.z.shape[1] // self.positions
-        curve = analyse_curve(self.apply, float(self.z.min()), float(self.z.max()), like=self.z)
-        self._check(curve)
         weight = torch.ones_like(self.z[0]) if weight is None else weight.to(self.z)
         weight = (weight / samples).reshape(channels, 1, self.positions)
         # The positions of a channel count as further samples of one unit.
         z = self.z.reshape(samples, channels, self.positions).transpose(0, 1)
         if self.positions > 1:
             weight = weight.expand_as(z)
-        return Approximation(curve, z.flatten(1), weight.flatten(1), candidates)
-
-    def _check(self, curve: ActivationCurve) -> None:
-        """Refuse a curve that has no tangent at some sample or turn."""
-        within = curve.turns[(curve.turns > self.z.min()) & (curve.turns < self.z.max())]
-        for points in (self.z, within):
-            if not all(bool(found.isfinite().all()) for found in curve.tangents(points)):
-                raise ValueError(
-                    f"site {self.name!r} ({self.operation}) has no finite value or slope at some "
-                    "of its pre-activations, or between them, so it has no tangent there: pass "
-                    "samples whose pre-activations keep away from such points."
-                )
+        return Approximation(self.curve, z.flatten(1), weight.flatten(1), candidates)
 
 
 def find_layers(
@@ -129,12 +112,44 @@ def find_layers(
         for part in x.split(chunk):
             needed |= listen(network, part.clone(), record).sites
     return {name: layers[name] for name in needed}, {
-        name: Preactivations(
-            name, *curves[name], torch.cat(parts.pop(name)), layers[name].positions
-        )
+        name: _preactivations(layers[name], *curves[name], torch.cat(parts.pop(name)))
         for name in needed
         if name in curves
     }
+
+
+def _preactivations(
+    layer: Layer, operation: str, apply: Callable[[Tensor], Tensor], z: Tensor
+) -> Preactivations:
+    """Analyse the curve of a site, or refuse it if it has no tangents."""
+    site = f"site {layer.name!r} ({operation})"
+    low, high = z.min(), z.max()
+    if not low.isfinite() or not high.isfinite():
+        raise _without_tangent(site)
+    try:
+        curve = analyse_curve(apply, float(low), float(high), like=z)
+    except RuntimeError as error:  # by autograd: some operators have no derivative at all
+        raise ValueError(
+            f"{site} has no derivative, so it has no tangents: use trajectory_length."
+        ) from error
+    within = curve.turns[(curve.turns > low) & (curve.turns < high)]
+    for points in (z, within):
+        if not all(bool(found.isfinite().all()) for found in curve.tangents(points)):
+            raise _without_tangent(site)
+    if len(curve.broken):
+        raise ValueError(
+            f"{site} does not rise by the integral of its slope near {float(curve.broken[0]):.4g}: "
+            "it jumps there, or detaches, or swings too fast. So tangents do not approximate it: "
+            "use trajectory_length."
+        )
+    return Preactivations(curve, z, layer.positions)
+
+
+def _without_tangent(site: str) -> ValueError:
+    return ValueError(
+        f"{site} has no finite value or slope at some of its pre-activations, or between them, so "
+        "it has no tangent there: pass samples whose pre-activations keep away from such points."
+    )
 
 
 def _describe(site: Site, *, share_positions: bool) -> Layer:

@@ -432,6 +432,66 @@ def test_curves_with_poles_among_the_samples_are_refused():
         lann_complexity(Only(torch.log), torch.tensor([[0.0], [2.0]]))
 
 
+STEPS = {
+    "round": (torch.round, r"near -?\d"),
+    "floor": (torch.floor, r"near -?\d"),
+    "frac": (torch.frac, r"near -?\d"),
+    "a jump": (lambda z: z.sigmoid() * z + (z > 0), r"near 0: it jumps there, or detaches, or"),
+    "straight through": (lambda z: z + (torch.round(z) - z).detach(), r"near -?\d"),
+}
+
+
+@pytest.mark.parametrize("error", ["propagated", "measured"])
+@pytest.mark.parametrize("name", STEPS)
+def test_steps_in_a_module_of_their_own_are_no_curve(name, error):
+    apply, place = STEPS[name]
+    network = nn.Sequential(nn.Linear(3, 8), Only(apply), nn.Linear(8, 2))
+    message = rf"^site '1.activation' \(activation\) does not rise by .* of its slope {place}"
+    with pytest.raises(ValueError, match=message):
+        lann_complexity(network, 3 * torch.randn(60, 3), tolerance=0.05, error=error)
+
+
+@pytest.mark.parametrize("error", ["propagated", "measured"])
+@pytest.mark.parametrize("inner", [True, False])
+def test_what_has_no_derivative_is_told_so(inner, error):
+    class Heaviside(nn.Module):
+        def forward(self, x):
+            return torch.heaviside(x, torch.zeros(()))
+
+    class Halves(nn.Module):
+        def forward(self, x):
+            return x // 0.5
+
+    for activation in (Heaviside(), Halves()):
+        network = nn.Sequential(nn.Linear(3, 8), activation, nn.Linear(8, 2))
+        given = network if inner else as_function(network)
+        with pytest.raises(
+            ValueError, match=r"has no derivative, so it has no|is no activation of"
+        ):
+            lann_complexity(given, torch.randn(60, 3), error=error)
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.GELU, nn.Softplus, nn.SELU, nn.Softsign])
+def test_the_scale_of_the_inputs_does_not_matter_if_the_weights_make_up_for_it(activation):
+    network, x = mlp(3, 8, 2, activation=activation), torch.randn(40, 3)
+    expected = lann_complexity(network, x, tolerance=0.02)
+    network[0].weight.data /= 2.0**27
+    found = lann_complexity(network, x * 2.0**27, tolerance=0.02)
+    assert found.complexity == expected.complexity
+    assert_close(found.measured_error, expected.measured_error)
+
+
+@pytest.mark.parametrize("error", ["propagated", "measured"])
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.GELU, nn.Softplus, nn.SELU, nn.Mish])
+def test_huge_samples_beside_ordinary_ones_hide_no_turn(activation, error):
+    network, x = mlp(3, 8, 2, activation=activation), torch.randn(60, 3)
+    x = torch.cat([x, 1e8 * x])
+    found = lann_complexity(network, x, tolerance=0.02, error=error, candidates=1000)
+    assert found.measured_error <= 0.02
+    apart = (network(x).detach() - found.network(x)).abs().mean().item()
+    assert_close(found.measured_error, apart)
+
+
 def test_a_tolerance_that_so_few_candidates_do_not_reach_is_refused():
     for error in ("propagated", "measured"):
         with pytest.raises(ValueError, match=r"tangents at candidates=3 samples do not bring the"):

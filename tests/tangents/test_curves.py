@@ -108,3 +108,55 @@ def test_a_linear_function_has_no_turns():
 
 def test_a_pole_is_no_inflection():
     assert not analyse(torch.reciprocal).has_one_inflection
+
+
+CURVES = {
+    "tanh": torch.tanh,
+    "gelu": F.gelu,
+    "softplus": F.softplus,
+    "mish": F.mish,
+    "selu": F.selu,
+    "softsign": F.softsign,
+    "cube": lambda z: z**3,
+    "root": lambda z: z.abs().sqrt(),
+    "steep": lambda z: torch.tanh(1e5 * z),
+    "small beside a constant": lambda z: 1e6 + torch.tanh(z),
+    "exp": torch.exp,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", CURVES)
+def test_a_curve_rises_by_the_integral_of_its_slope_however_far_the_data_reach(name, dtype):
+    like = torch.zeros((), dtype=dtype)
+    near = analyse_curve(CURVES[name], -3.0, 3.0, like=like)
+    far = analyse_curve(CURVES[name], -1e8, 1e9, like=like)
+    assert not len(near.broken)
+    assert not len(far.broken)
+    if dtype == torch.float64:
+        for turn in near.turns:  # far data hide no turn near zero
+            assert (far.turns - turn).abs().amin() < 1e-6
+
+
+BROKEN = {
+    "round": (torch.round, 0.5),
+    "floor": (torch.floor, 1.0),
+    "a small jump": (lambda z: torch.tanh(z) + 1e-3 * (z > 0.3), 0.3),
+    "straight through": (lambda z: z + (torch.round(z) - z).detach(), 0.0),
+    "a part that is detached": (lambda z: torch.tanh(z) + torch.tanh(z).detach(), 0.0),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("reach", [1.0, 1e3, 1e9])
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_does_not_rise_by_the_integral_of_its_slope_is_told(name, reach, dtype):
+    apply, place = BROKEN[name]
+    found = analyse_curve(apply, -reach, reach, like=torch.zeros((), dtype=dtype)).broken
+    assert (found - place).abs().amin() < 1
+
+
+def test_far_waves_that_the_grid_cannot_see_are_told():
+    like = torch.zeros((), dtype=torch.float64)
+    assert not len(analyse_curve(torch.sin, -1e3, 1e3, like=like).broken)
+    assert len(analyse_curve(torch.sin, -1e5, 1e5, like=like).broken)
