@@ -1,8 +1,9 @@
-"""Custom activations: modules of the user that compute one curve in several operations.
+"""Custom activations: modules that compute one curve in several operations.
 
-A module that computes `x * sigmoid(x)` is a curve of each entry of its input, yet the dispatcher
-sees a product of two activations. While `as_one` is open, each such module is one operation, with
-derivatives of any order. It must map every entry alone, and have no parts and no parameters.
+Most are the user's, and some are torch's own, such as `nn.Softsign`. A module that computes
+`x * sigmoid(x)` is a curve of each entry of its input, yet the dispatcher sees a product of two
+activations. While `as_one` is open, each such module is one operation, with derivatives of any
+order. It must map every entry alone, and have no parts and no parameters.
 """
 
 from collections.abc import Callable, Iterator
@@ -68,7 +69,7 @@ def as_one(network: Network) -> Iterator[None]:
 def _is_custom_activation(module: nn.Module) -> bool:
     """Tell whether a module maps every entry alone, by a curve in several operations."""
     has_more = [*module.children(), *module.parameters(), *module.buffers()]
-    if has_more or type(module).__module__.startswith("torch.") or "forward" in vars(module):
+    if has_more or isinstance(module, torch.jit.ScriptModule) or "forward" in vars(module):
         return False
     z = torch.linspace(-2.9, 3.1, 12, dtype=torch.float64)
     with torch.no_grad():

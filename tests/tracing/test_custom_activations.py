@@ -80,6 +80,32 @@ def test_it_is_closed_after_an_error():
     assert "forward" not in vars(module[1])
 
 
+def test_a_curve_of_torch_in_several_operations_is_one_too():
+    module, x = network(nn.Softsign()), torch.randn(5, 3)
+    expected = module(x)
+    with as_one(module):
+        sites = find_sites(module, x)
+        assert {name: site.kind for name, site in sites.items()} == {"1": "curve", "1_2": "curve"}
+        assert_close(module(x), expected)
+
+
+class Softsign(nn.Module):
+    """The same in other operations."""
+
+    def forward(self, x):
+        return x * (1 + x.abs()).reciprocal()
+
+
+def test_the_lann_complexity_of_softsign_does_not_depend_on_how_it_is_written():
+    x = torch.randn(60, 3)
+    found = lann_complexity(network(nn.Softsign()), x, tolerance=0.02)
+    expected = lann_complexity(network(Softsign()), x, tolerance=0.02)
+    assert found.complexity == expected.complexity > 0
+    assert found.measured_error <= found.propagated_error <= 0.02
+    apart = (network(nn.Softsign())(x) - found.network(x)).abs().mean().item()
+    assert_close(found.measured_error, apart)
+
+
 @pytest.mark.parametrize("error", ["propagated", "measured"])
 def test_its_lann_complexity_is_that_of_torchs_own(error):
     x = torch.randn(60, 3)
