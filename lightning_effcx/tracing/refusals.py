@@ -28,8 +28,9 @@ def not_piecewise_linear(
     """
     advice = "put the network in eval mode, or " if needs_eval_mode else ""
     other = " or LANNComplexity" if is_curve else ""
+    known = "" if is_curve else "known to be "  # the table does not say what the operator does
     return (CurveError if is_curve else RefusedError)(
-        f"site {name!r} ({operator}) is not piecewise linear, so it has no exact regions: "
+        f"site {name!r} ({operator}) is not {known}piecewise linear, so it has no exact regions: "
         f"{advice}use Transitions{other}."
     )
 

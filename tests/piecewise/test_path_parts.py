@@ -153,7 +153,7 @@ def test_one_sample_tells_whether_a_network_is_piecewise_linear():
         (nn.Sequential(nn.Linear(4, 3), nn.Tanh()), r"^site '1' \(tanh\) is not piecewise linear"),
         (
             nn.Sequential(nn.Linear(4, 3), nn.Softmax(1)),
-            r"^site '1' \(softmax\) is not piecewise linear",
+            r"^site '1' \(softmax\) is not known to be piecewise linear",
         ),
         (ReadsBatchSize(), "it keeps the batch size that it read before: use -1 for it"),
         (lambda x: torch.relu(x - x.mean(0)), "'mean' mixes the samples of a batch"),
