@@ -1,7 +1,7 @@
 """The default set: which measures the monitor takes if the user names none, as one table.
 
 The default set should take about a tenth of the time of a small training, so it draws few paths.
-The error bars tell how few (`lightning_effcx.metrics.interval`). On a large network it measures
+The error bars tell how few (`lightning_effcx.metrics.error_bars`). On a large network it measures
 less, or estimates from a sample. The name of the metric says so then.
 """
 
@@ -30,6 +30,7 @@ from lightning_effcx.paths import OriginLine, Segment
 _DIRECTIONS = 16  # random directions of many outputs
 _SAMPLED = Segment(count=16, points=17)  # both measures that take it together: 544 rows
 _EXACT = 8  # segments whose knots are all found, which costs a row for each knot
+_DEVIATING = 16  # the same for the deviation, which is skew: few segments often deviate most
 _LINES = 4  # through the origin; each has several times as many knots as a segment
 _ESTIMATED = 16  # segments on which knots are estimated
 _KNOTS = 8  # expected on the share of such a segment in which an estimate looks for them
@@ -154,7 +155,7 @@ DEFAULTS = (
         ),
     ),
     Default(
-        lambda _, seed: LinearDeviation(Segment(count=_EXACT, points=2), seed=seed),
+        lambda _, seed: LinearDeviation(Segment(count=_DEVIATING, points=2), seed=seed),
         suits=lambda facts: facts.is_piecewise_linear,
         cut=_KINKS_CUT,
     ),

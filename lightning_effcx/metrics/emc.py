@@ -28,7 +28,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_effcx.metrics.interval import widening
+from lightning_effcx.metrics.error_bars import widening
 from lightning_effcx.metrics.measurement import Measurement
 from lightning_effcx.options import check_number
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lightning_effcx.metrics.interval import BAR, share_bounds, standard_error
+from lightning_effcx.metrics.error_bars import BAR, share_bounds, standard_error
 from lightning_effcx.tags import Tag, bounds_of, variant_of
 
 

@@ -32,7 +32,7 @@ from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from lightning_effcx.metrics.base import NetworkMetric
-from lightning_effcx.metrics.interval import standard_error
+from lightning_effcx.metrics.error_bars import standard_error
 from lightning_effcx.metrics.measurement import Measurement
 from lightning_effcx.metrics.samples import check_samples
 from lightning_effcx.metrics.scoring import Batch

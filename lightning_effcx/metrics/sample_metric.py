@@ -21,7 +21,7 @@ class SampleMetric(NetworkMetric):
     """The mean of a score over samples, with its standard error, and the mean at each site.
 
     The error bar is about the population that the samples are drawn from, and includes the random
-    numbers of the measure: see `lightning_effcx.metrics.interval`.
+    numbers of the measure: see `lightning_effcx.metrics.error_bars`.
 
     Subclasses implement `name` and `score`. `update` stores the scores only, and no network. It
     takes the samples in chunks, so memory does not grow with their number.

@@ -3,11 +3,11 @@
 import json
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from math import hypot
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from lightning_effcx.metrics.error_bars import joint_standard_error
 from lightning_effcx.studies.emc_result import EMCRow, EMCStudy, draw_errors, number_text
 
 if TYPE_CHECKING:
@@ -95,9 +95,9 @@ class DescentStudy:
 
     def _stderr(self, *values: float) -> float | None:
         """Return the standard error of a difference of test errors; `None` without repeats."""
-        stderrs = [self.table[value].test_stderr for value in values]
-        known = [stderr for stderr in stderrs if stderr is not None]
-        return hypot(*known) if len(known) == len(stderrs) else None
+        rows = [self.table[value] for value in values]
+        known = [(row.test_stderr, row.repeats) for row in rows if row.test_stderr is not None]
+        return joint_standard_error(known) if len(known) == len(rows) else None
 
     def as_table(self) -> Table:
         """Return a table for a terminal: a row for each value, with the peak in bold."""

@@ -12,7 +12,7 @@ import torch
 from rich.table import Table
 
 from lightning_effcx.metrics.emc import EMC, observed_emc
-from lightning_effcx.metrics.interval import standard_error, widening
+from lightning_effcx.metrics.error_bars import BAR, standard_error, widening
 from lightning_effcx.studies.runner import Row
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class EMCStudy:
     def plot(self) -> "Figure":
         """Draw the errors over the number of samples, with epsilon and the complexity.
 
-        The bars are one standard error over repeats on both sides.
+        The bars are 95 % intervals over repeats.
         """
         from lightning_effcx.plotting import Figure, label_logarithms, simplify  # noqa: PLC0415 an extra
 
@@ -162,7 +162,7 @@ class EMCStudy:
 
 
 def draw_errors(axes: "Axes", rows: Sequence[tuple[float, EMCRow]]) -> None:
-    """Draw training and test errors, as far as they are known.
+    """Draw training and test errors, as far as they are known, with 95 % intervals.
 
     Args:
         axes: The panel.
@@ -175,7 +175,7 @@ def draw_errors(axes: "Axes", rows: Sequence[tuple[float, EMCRow]]) -> None:
     styles = {"training": ("o", COLOURS[0]), "test": ("s", COLOURS[1])}
     for name, points in {"training": train, "test": test}.items():
         marker, colour = styles[name]
-        known = [(place, error, bar or 0.0) for place, error, bar in points if error is not None]
+        known = [(place, e, BAR * (stderr or 0.0)) for place, e, stderr in points if e is not None]
         if known:
             places, errors, bars = zip(*known, strict=True)
             axes.errorbar(

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from lightning_effcx.functional import boundary_density, transitions
 from lightning_effcx.metrics import BoundaryDensity
 from lightning_effcx.metrics.draws import Draws
-from lightning_effcx.metrics.interval import widening
+from lightning_effcx.metrics.error_bars import standard_error
 from lightning_effcx.paths import segment
 
 CONTRACTS = [
@@ -162,7 +162,7 @@ def test_the_metric_averages_its_function():
     generator = torch.Generator().manual_seed(1)
     density = boundary_density(network, x, radius=2.0, directions=4, generator=generator)
     assert_close(found["boundary_density"], density.mean())
-    assert_close(found["boundary_density_stderr"], density.std() / 50**0.5 * widening(50))
+    assert_close(found["boundary_density_stderr"], standard_error(density))
     sites = found["boundary_density/1"] + found["boundary_density/3"]
     assert_close(sites, found["boundary_density"])
 

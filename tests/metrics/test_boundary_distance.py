@@ -19,7 +19,7 @@ from lightning_effcx.functional import (
     nearest_boundaries,
 )
 from lightning_effcx.metrics import BoundaryDensity, BoundaryDistance
-from lightning_effcx.metrics.interval import widening
+from lightning_effcx.metrics.error_bars import standard_error
 from lightning_effcx.tracing.units import find_sites
 
 CONTRACTS = [Contract(BoundaryDistance, exact=True)]
@@ -256,9 +256,7 @@ def test_the_distance_is_told_in_units_of_one_over_the_number_of_units():
     metric.update(network, x[20:])
     found, distance = metric.compute(), boundary_distance(network, x)
     assert_close(found["boundary_distance.times_units"], 13 * distance.mean())
-    assert_close(
-        found["boundary_distance.times_units_stderr"], 13 * distance.std() / 50**0.5 * widening(50)
-    )
+    assert_close(found["boundary_distance.times_units_stderr"], 13 * standard_error(distance))
 
 
 def test_networks_of_all_sizes_have_about_one_unit_per_distance():

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from lightning_effcx.functional import Capacity, region_capacity
 from lightning_effcx.metrics import CapacityGap
-from lightning_effcx.metrics.interval import widening
+from lightning_effcx.metrics.error_bars import standard_error
 from lightning_effcx.paths import Ellipse, Segment
 from lightning_effcx.piecewise.lines import pieces
 
@@ -124,11 +124,11 @@ def test_the_gap_is_the_mean_of_regions_per_unit():
         ]
     ).double()
     assert_close(found["capacity_gap.segment"], regions.mean() / 32)
-    assert_close(found["capacity_gap.segment_stderr"], regions.std() / 32 / 64**0.5 * widening(64))
+    assert_close(found["capacity_gap.segment_stderr"], standard_error(regions) / 32)
     expected = (regions.log() / math.log(17**2)).mean()
     assert_close(found["capacity_gap.segment_share"], expected)
-    spread = (regions.log() / math.log(17**2)).std()
-    assert_close(found["capacity_gap.segment_share_stderr"], spread / 64**0.5 * widening(64))
+    spread = standard_error(regions.log() / math.log(17**2))
+    assert_close(found["capacity_gap.segment_share_stderr"], spread)
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(0, 99))

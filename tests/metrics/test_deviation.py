@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from lightning_effcx.functional import linear_deviation
 from lightning_effcx.metrics import LinearDeviation
 from lightning_effcx.metrics.deviation import _mean_norm
-from lightning_effcx.metrics.interval import widening
+from lightning_effcx.metrics.error_bars import standard_error
 from lightning_effcx.paths import Ellipse, Segment, segment
 
 CONTRACTS = [
@@ -147,7 +147,7 @@ def test_the_metric_is_the_mean_over_paths():
     score = metric.compute()
     expected = linear_deviation(network, paths(x, None, torch.Generator().manual_seed(3 + 1)))
     assert_close(score["linear_deviation.segment"], expected.mean())
-    assert_close(score["linear_deviation.segment_stderr"], expected.std() / 12**0.5 * widening(12))
+    assert_close(score["linear_deviation.segment_stderr"], standard_error(expected))
     assert len(score) == 2
 
 

@@ -13,7 +13,7 @@ from two_processes import together
 
 from lightning_effcx.functional import observed_emc
 from lightning_effcx.metrics import EffectiveModelComplexity
-from lightning_effcx.metrics.interval import widening
+from lightning_effcx.metrics.error_bars import widening
 
 pytestmark = pytest.mark.usefixtures("_float64")
 

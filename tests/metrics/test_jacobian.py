@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from lightning_effcx.functional import jacobian_norm
 from lightning_effcx.metrics import JacobianNorm
 from lightning_effcx.metrics.draws import Draws
-from lightning_effcx.metrics.interval import widening
+from lightning_effcx.metrics.error_bars import standard_error
 from lightning_effcx.network.observe import observing
 
 CONTRACTS = [
@@ -132,9 +132,7 @@ def test_it_equals_autograd_on_two_thousand_digits(of, dtype):
     metric.update(network, x)
     score = metric.compute()
     assert_close(score[metric.name], found.mean(), rtol=1e-5, atol=0)
-    assert_close(
-        score[metric.name + "_stderr"], found.std() / 2000**0.5 * widening(2000), rtol=1e-4, atol=0
-    )
+    assert_close(score[metric.name + "_stderr"], standard_error(found), rtol=1e-4, atol=0)
 
 
 # Invariances

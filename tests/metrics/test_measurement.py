@@ -1,7 +1,7 @@
 import torch
 from torch.testing import assert_close
 
-from lightning_effcx.metrics.interval import BAR, share_bounds, widening
+from lightning_effcx.metrics.error_bars import BAR, share_bounds, widening
 from lightning_effcx.metrics.measurement import Measurement
 from lightning_effcx.metrics.scoring import Scores
 from lightning_effcx.tags import Tag, of_key

@@ -11,7 +11,7 @@ from user_training import fit, task
 
 from lightning_effcx.callbacks import ComplexityMonitor
 from lightning_effcx.metrics import TrainingError
-from lightning_effcx.metrics.interval import BAR, share_bounds
+from lightning_effcx.metrics.error_bars import BAR, share_bounds
 from lightning_effcx.metrics.samples import check_samples
 from lightning_effcx.metrics.shard import Shard
 from lightning_effcx.network.calls import Call

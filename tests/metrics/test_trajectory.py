@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from lightning_effcx.functional import trajectory_length
 from lightning_effcx.metrics import TrajectoryGrowth, TrajectoryLength
-from lightning_effcx.metrics.interval import widening
+from lightning_effcx.metrics.error_bars import standard_error
 from lightning_effcx.network.observe import observing
 from lightning_effcx.paths import Ellipse, OriginLine, Segment, arc, segment
 
@@ -309,7 +309,7 @@ def test_the_metric_is_the_mean_over_paths_at_the_output_and_at_every_site():
     score = metric.compute()
     lengths = trajectory_length(network, paths(x, None, torch.Generator().manual_seed(3 + 1)))
     assert_close(score["trajectory_length.segment"], lengths["output"].mean().detach())
-    stderr = lengths["output"].std().detach() / 12**0.5 * widening(12)
+    stderr = standard_error(lengths["output"].detach())
     assert_close(score["trajectory_length.segment_stderr"], stderr)
     assert_close(score["trajectory_length.segment/input"], lengths["input"].mean())
     assert_close(score["trajectory_length.segment/1"], lengths["1"].mean().detach())

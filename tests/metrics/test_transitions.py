@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from lightning_effcx.functional import transitions, transitions_per_site
 from lightning_effcx.metrics import Transitions
-from lightning_effcx.metrics.interval import widening
+from lightning_effcx.metrics.error_bars import standard_error
 from lightning_effcx.network.observe import observing
 from lightning_effcx.paths import Arc, Segment, arc, segment
 
@@ -224,7 +224,7 @@ def test_the_metric_is_the_mean_over_paths_and_sites_add_up_to_it():
     assert_close(score["transitions.segment"], counts.mean(), check_dtype=False)
     assert_close(
         score["transitions.segment_stderr"],
-        counts.std() / 12**0.5 * widening(12),
+        standard_error(counts),
         check_dtype=False,
         **FLOAT32,
     )

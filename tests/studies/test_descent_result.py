@@ -41,7 +41,7 @@ def test_a_rise_may_have_steps_and_falls_in_between():
 
 def test_the_summary_says_how_high_the_peak_is_and_where(found):
     assert found.summary() == (
-        "with 64 samples the test error rises by 0.100 ± 0.014 to a peak at width 8, where the EMC "
+        "with 64 samples the test error rises by 0.100 ± 0.009 to a peak at width 8, where the EMC "
         "at error 0.1 is 1.25 times 64"
     )
     assert "to the largest width 2, where the EMC at error 0.1 is 0.75" in summary(0.1, 0.2)

@@ -3,7 +3,7 @@ from itertools import pairwise
 
 import pytest
 
-from lightning_effcx.metrics.interval import widening
+from lightning_effcx.metrics.error_bars import widening
 from lightning_effcx.studies import EMCRow, EMCStudy, Job, Row
 from lightning_effcx.studies.emc_result import _rises
 

@@ -5,9 +5,10 @@ import torch
 from scipy import stats
 from torch.testing import assert_close
 
-from lightning_effcx.metrics.interval import (
+from lightning_effcx.metrics.error_bars import (
     BAR,
     LEVEL,
+    joint_standard_error,
     share_bounds,
     standard_error,
     students_t,
@@ -54,12 +55,31 @@ def test_the_bounds_of_a_share_hold_it_in_95_percent_of_all_cases(samples):
 
 
 def test_a_standard_error_of_independent_scores_is_widened_by_their_number():
-    scores = torch.randn(9, dtype=torch.float64)
+    scores = torch.tensor([3.0, 1, 2, -5, 5, -3, 0, -1, -2])
     assert_close(standard_error(scores), scores.std() / 3 * widening(9))
     apart = torch.arange(18).reshape(9, 2).flip(0)
     assert_close(standard_error(scores, apart), scores.std() / 3 * widening(9))
     assert standard_error(scores[:1]) is None
     assert standard_error(scores[:0]) is None
+
+
+def test_a_standard_error_of_skew_scores_is_longer():
+    bar, longest = standard_error(-torch.rand(1000).log()), 0
+    assert 1 / 1000**0.5 < bar < 1.1 / 1000**0.5
+    for scores in (torch.eye(20)[0], 1 - torch.eye(20)[0]):  # no 20 scores are more skew
+        longest = standard_error(scores) / (scores.std() / 20**0.5 * widening(20))
+        assert 1.5 < longest < 2
+    assert standard_error(torch.ones(5)) == 0
+
+
+def test_a_joint_standard_error_has_the_degrees_of_freedom_of_another_program():
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(n, generator=generator).double() for n in (3, 5))
+    test = stats.ttest_ind(a, b, equal_var=False)
+    low, high = test.confidence_interval(LEVEL)
+    bars = [(float(x.std() / len(x) ** 0.5 * widening(len(x))), len(x)) for x in (a, b)]
+    assert joint_standard_error(bars) * BAR == pytest.approx((high - low) / 2)
+    assert joint_standard_error([(0.0, 3), (0.0, 5)]) == 0
 
 
 def test_scores_that_all_share_samples_have_no_standard_error():
@@ -81,8 +101,8 @@ def test_the_standard_error_of_pairs_with_common_samples_is_that_of_repeated_dra
     assert_close(told, true, rtol=0.1, atol=0)
     true, told = spread_and_bars(lambda a, b: (a - b).abs())
     assert 0.95 < told / true < 1.2
-    true, told = spread_and_bars(lambda a, b: a * b)  # none of it is shared
-    assert 0.95 < told / true < 1.4
+    true, told = spread_and_bars(lambda a, b: (a * b).sign())  # none of it is shared
+    assert 0.95 < told / true < 1.6  # rather too long
 
 
 def test_the_numbers_of_the_samples_do_not_matter():
