@@ -61,7 +61,7 @@ def standard_error(scores: Tensor, samples: Tensor | None = None) -> Tensor | No
     if len(samples) < 2:  # noqa: PLR2004 one score has no spread
         return None
     which, uses = _numbered(samples)
-    used_twice = float(uses.double().square().sum())
+    used_twice = float(uses.square().sum())
     draws = k * n**2 / used_twice  # n without common samples, m / 2 for all pairs of m samples
     related = (used_twice - (k - 1) * n) / n**2  # the share of pairs of scores, (i, i) included
     if draws < 2 or related >= 1:  # noqa: PLR2004 one draw has no spread

@@ -165,7 +165,7 @@ class AffineExtension(Pass):
 
     def claim(self, x: Tensor, y: Tensor, directions: Tensor, bends: dict[str, Bends]) -> Claim:
         """Return what the pass says about the samples, and about a point in each region."""
-        slopes = (self._moves(y) / _LONG)[1:].flatten(2)
+        slopes = (self._moves(y.reshape(len(y), -1)) / _LONG)[1:]
         radius = torch.stack([each.distances().amin(1) for each in bends.values()]).amin(0)
         samples = Claim(x, self._by_sample(self._base(y)), self.output)
         return claim_around(samples, directions, slopes, radius)

@@ -67,14 +67,17 @@ MEASURES = {
 @pytest.mark.parametrize("measure", [*MEASURES])
 def test_what_the_pass_does_not_see_is_refused(change, measure):
     # Where nothing else bends, there is no distance to confirm.
-    message = f"{DIFFERENT}|no units with kinks"
+    message = f"{DIFFERENT}|no units with kinks|mixes the samples of a batch"
     with pytest.raises(ValueError, match=message):
         MEASURES[measure](Changed(CHANGES[change]), PATH)
 
 
 @pytest.mark.parametrize("measure", MEASURES)
 def test_what_leaves_torch_beside_units_that_the_pass_sees_is_refused(measure):
-    with pytest.raises(ValueError, match=f"{DIFFERENT}|the network failed with more rows"):
+    with pytest.raises(
+        ValueError,
+        match=f"{DIFFERENT}|the network failed with more rows|mixes the samples of a batch",
+    ):
         MEASURES[measure](Beside(), 0.3 * PATH)
 
 

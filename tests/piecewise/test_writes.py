@@ -42,7 +42,7 @@ def joined(make):
         a, b = torch.relu(FIRST(x))[:, :2], torch.relu(NEXT(FIRST(x)))[:, :3]
         out[:, :2] = a
         out[:, 2:] = b
-        return WIDE(out)
+        return WIDE(out.to(WIDE.weight))
 
     return network
 
@@ -364,7 +364,7 @@ def test_what_is_written_of_a_curve_is_refused(make):
     def network(x):
         out, r = make(x), torch.relu(FIRST(x))
         out[:, :3] = torch.tanh(r)[:, :3]
-        return WIDE(out)
+        return WIDE(out.to(WIDE.weight))
 
     with pytest.raises(ValueError, match=r"^site 'tanh' \(tanh\) is not piecewise linear"):
         pieces(network, 2 * torch.randn(2, 3, 4))
