@@ -68,7 +68,6 @@ COUNTS = {  # by the least
         (partial(paths.segment, X, X), "points"),
         (lambda count: paths.pairs(Y, count, same=True), "count"),
         (metrics.JacobianNorm, "chunk"),
-        (metrics.JacobianNorm, "directions"),
         (jacobian_norm, "directions"),
         (metrics.BoundaryDensity, "directions"),
         (boundary_distance, "chunk"),
@@ -95,6 +94,7 @@ COUNTS = {  # by the least
     ],
     2: [(paths.Segment, "points"), (paths.Arc, "points")],
     4: [(paths.Ellipse, "points")],
+    8: [(metrics.JacobianNorm, "directions")],
 }
 NUMBERS = [
     (paths.Arc, "turn", "a number of turns, such as 0.25", [math.inf, math.nan]),

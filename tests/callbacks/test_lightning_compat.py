@@ -316,7 +316,7 @@ def test_a_configuration_lists_metrics(tmp_path, host):
     assert isinstance(on_segments, Transitions)
     assert on_segments.paths == Segment("same", count=4)
     assert isinstance(jacobian, JacobianNorm)
-    assert (jacobian.of, jacobian.directions) == ("probabilities", 3)
+    assert (jacobian.of, jacobian.directions) == ("probabilities", 8)
 
 
 @EITHER
