@@ -18,9 +18,10 @@ from lightning_effcx.piecewise.confirmation import Claim, claim_between
 from lightning_effcx.piecewise.crossings import FindCrossings, find_crossings
 from lightning_effcx.piecewise.orders import find_swaps
 from lightning_effcx.piecewise.passes import Pass
+from lightning_effcx.piecewise.rounding import Copies, RoundingError, Scale
 from lightning_effcx.piecewise.rows import Rows
 from lightning_effcx.piecewise.winners import count_rounds, find_changes, find_ties
-from lightning_effcx.tracing import Operation, OperatorCall, tying
+from lightning_effcx.tracing import Operation, OperatorCall, returns_views, tensors, tying
 
 Integrate: TypeAlias = Callable[[str, Rows, Tensor], Tensor | None]
 """Maps a site, the rows so far and the site's values `(r, v)` there to one number for each interval
@@ -86,9 +87,13 @@ class Engine(Pass):
         integrate: Integrate | None = None,
         keep: Collection[str] = (),
         find_crossings: FindCrossings = find_crossings,
+        is_careful: bool = False,
     ) -> None:
+        self._copies = Copies(is_careful=is_careful)
+        rows, x = self._copies.repeat(rows, x)
         super().__init__(rows, x, idle)
         self._first = x
+        self._scale = Scale(x)
         self._find_crossings = find_crossings
         self.sites = sites
         self._entered: set[str] = set()
@@ -141,11 +146,28 @@ class Engine(Pass):
         self._visit(name, values)
 
     @override
+    def _follow(self, call: OperatorCall) -> Any:
+        out = super()._follow(call)
+        if returns_views(call.func) and call.overwritten() is None:
+            return out  # it has no numbers of its own
+        for tensor in filter(self.followed.depends, tensors(out)):
+            self._scale.see(tensor)
+            self._copies.change(tensor)
+        return out
+
+    @override
     def _bend(self, call: OperatorCall, name: str) -> Tensor:
         call = self.followed.bring_call(call, self.rows.version)
         operation = self._read(call)
         z, kinks = self._by_row(operation.z), operation.kinks
-        between, at_rows = self._find_crossings(z, kinks, self.rows)
+        between, at_rows, nearest = self._find_crossings(
+            self._copies.without(z),
+            kinks,
+            self._copies.rows_without(self.rows),
+            self._copies.spread(z),
+        )
+        if self._copies.blocks == 1 and self._scale.is_near(nearest):
+            raise RoundingError
         self._record(name, *at_rows)
         if len(between.left):
             new = self._insert(between.left, between.fraction)
@@ -165,6 +187,8 @@ class Engine(Pass):
         if not self.followed.depends(first):
             first = first.clone()  # it is the network's; the others were just made by bring
         pinned = first.expand(operation.z.shape).contiguous()
+        rows = self._copies.with_copies(rows, self.rows)
+        unit, kink = (each.repeat(self._copies.blocks) for each in (unit, kink))
         if operation.bound is not None:
             kink = self._by_row(operation.bound.expand(pinned.shape))[rows, unit]
         self._by_row(pinned)[rows, unit] = kink
@@ -180,6 +204,8 @@ class Engine(Pass):
         for _ in range(count_rounds(self._read(call))):
             out = call.run()
             left, fraction = self._find_ties(call, out)
+            first = self._copies.are_first(left, self.rows)
+            left, fraction = left[first], fraction[first]
             if not len(left):
                 break
             self._insert(left, fraction)
@@ -188,6 +214,8 @@ class Engine(Pass):
             raise tying(name, call.name)
         between = self._move_between(call)
         row, window = find_changes(self._read(between), between.run(), self.rows)
+        first = self._copies.are_first(row, self.rows)
+        row, window = row[first], window[first]
         self._record(name, row, window, torch.zeros_like(window))
         return out
 
@@ -215,14 +243,17 @@ class Engine(Pass):
         return between
 
     def _insert(self, left: Tensor, fraction: Tensor) -> Tensor:
-        self._fit(len(self.rows.path) + len(left))
-        return self.rows.insert(left, fraction)
+        """Insert rows, and their copies; return the indices of the rows."""
+        lefts = self._copies.with_copies(left, self.rows)
+        self._fit(len(self.rows.path) + len(lefts))
+        return self.rows.insert(lefts, fraction.repeat(self._copies.blocks))[: len(left)]
 
     def _fit(self, count: int) -> None:
         """Give up where the tensors in use, with `count` rows, would not fit into the budget."""
         versions = self.followed.versions
         used = {t.untyped_storage().data_ptr(): t for t in versions}.values()
         per_row = sum(t.nbytes / self.rows.counts[versions[t]] for t in used)
+        count, per_row = count // self._copies.blocks, per_row * self._copies.blocks
         if count > _LEAST and count * per_row > self.budget:
             raise TooLargeError(count, max(_LEAST, int(self.budget // per_row)), per_row)
 
@@ -234,10 +265,11 @@ class Engine(Pass):
         if name in self._keep:
             self._kept[name] = values.detach(), self.rows.version  # the network may write there
         if self.integrate is not None:
-            numbers = self.integrate(name, self.rows, self._by_row(values))
+            rows = self._copies.rows_without(self.rows)
+            numbers = self.integrate(name, rows, self._copies.without(self._by_row(values)))
             if numbers is not None:
-                joined = self.rows.joined()
-                self.integrals[name] = self.rows.path[1:][joined], numbers[joined]
+                joined = rows.joined()
+                self.integrals[name] = rows.path[1:][joined], numbers[joined]
 
 
 def _in_place_form(func: Any, name: str) -> Any:

@@ -10,8 +10,9 @@ knots it costs as much as the pass.
 
 A unit is above a kink if its pre-activation is strictly greater than the kink. A *knot* is a
 position inside a path at which a unit changes from not above to above, or back. A unit that only
-touches a kink has no knot there. A unit that stays exactly on its kink is not above it. Repeated
-vertices count once. Counts do not depend on the direction of a path, nor on how it is cut.
+touches a kink has no knot there. A unit that stays on its kink, up to rounding, is not above it
+(`rounding.py`). Repeated vertices count once. Counts do not depend on the direction of a path, nor
+on how it is cut.
 
 A window of max pooling is a unit, and so is each position of what a sort or a running maximum
 returns. It has a knot where the element that it picks changes. So two elements that swap in a sort
@@ -35,13 +36,12 @@ from lightning_effcx.network import Network, in_precision, to_precision
 from lightning_effcx.piecewise.crossings import cross_once
 from lightning_effcx.piecewise.engine import Engine, IdleError, Integrate
 from lightning_effcx.piecewise.path_parts import in_parts
+from lightning_effcx.piecewise.rounding import RoundingError
 from lightning_effcx.piecewise.rows import Rows
+from lightning_effcx.piecewise.tolerances import nearness
 
 BUDGET = 2**28
 """Bytes that the activations of one pass may take, unless eight rows take more."""
-
-# Units that share a boundary find it at positions that differ by rounding.
-_NEAR = 1e-12  # of a segment
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,8 @@ class Pieces:
     def regions(self, site: str | None = None) -> Int[Tensor, " s"]:
         """Count the pieces of each path: one more than it has different knots.
 
-        Knots that are closer than 10^-12 of a segment count as one, at which several units bend.
+        Knots that are closer than 4096 roundings, 10^-12 of a segment in float64, count as one, at
+        which several units bend.
 
         Args:
             site: The site whose knots count. By default the knots of all sites count.
@@ -92,7 +93,7 @@ class Pieces:
         path, position = self.path[chosen], self.position[chosen]
         if not len(path):
             return torch.ones(self.paths, dtype=torch.long, device=path.device)
-        apart = (position.diff() > _NEAR) | (path.diff() > 0)
+        apart = (position.diff() > nearness(position.dtype)) | (path.diff() > 0)
         first = torch.cat([apart.new_ones(1), apart])
         return 1 + path[first].bincount(minlength=self.paths)
 
@@ -134,12 +135,21 @@ def pieces(  # noqa: PLR0913 each is one thing that users may choose
     kept = _kept(path)
     rows, x = _start(path, kept)
     idle: frozenset[str] = frozenset()
+    is_careful = False
     while True:
         sites: dict[str, int] = {}
 
         def engine(rows: Rows, x: Tensor, is_free: bool) -> Engine:  # noqa: FBT001 one of two
-            most = max(budget, BUDGET) if is_free else budget
-            return Engine(rows, x, sites, budget=most, idle=idle, integrate=integrate, keep=keep)  # noqa: B023 used at once
+            return Engine(
+                rows,
+                x,
+                sites,  # noqa: B023 used at once, as the two below
+                budget=max(budget, BUDGET) if is_free else budget,
+                idle=idle,  # noqa: B023
+                integrate=integrate,
+                keep=keep,
+                is_careful=is_careful,  # noqa: B023
+            )
 
         try:
             found = in_parts(network, rows, x, engine)
@@ -147,6 +157,8 @@ def pieces(  # noqa: PLR0913 each is one thing that users may choose
             # Only the end of a pass tells that the outputs do not depend on some sites. Their
             # knots do not count, so another pass runs without them.
             idle |= error.sites
+        except RoundingError:
+            is_careful = True
         else:
             return _gathered(found, path, kept, tuple(sites), keep)
 

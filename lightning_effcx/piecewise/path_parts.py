@@ -74,12 +74,13 @@ def _cut(refined: Rows, rows: Rows, x: Tensor, parts: int) -> list[tuple[Rows, T
         x: The inputs at these.
         parts: How many are wanted; there are fewer where rows are too near to each other.
     """
-    left, fraction = refined.origin()
-    joined = refined.joined()
-    (places,) = (~joined | (refined.position.diff() > _SHORTEST)).nonzero(as_tuple=True)
+    count = len(refined.path) * len(rows.path) // refined.counts[0]  # without copies of the rows
+    left, fraction = (each[:count] for each in refined.origin())
+    joined, apart = refined.joined()[: count - 1], refined.position.diff()[: count - 1] > _SHORTEST
+    (places,) = (~joined | apart).nonzero(as_tuple=True)
     if not len(places):
         return [(rows, x)]
-    wanted = torch.linspace(0, len(refined.path) - 1, parts + 1, device=places.device)[1:-1]
+    wanted = torch.linspace(0, count - 1, parts + 1, device=places.device)[1:-1]
     chosen = places[torch.searchsorted(places, wanted.long()).clamp(max=len(places) - 1)].unique()
     inside = chosen[joined[chosen]]
     end = torch.where(left[inside + 1] == left[inside], fraction[inside + 1], 1.0)

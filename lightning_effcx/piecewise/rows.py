@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_effcx.network import to_precision
+from lightning_effcx.piecewise.tolerances import nearness
 from lightning_effcx.tracing import becoming_infinite
 
 
@@ -36,6 +37,11 @@ class Rows:
     def joined(self) -> Tensor:
         """Tell whether each row and the next one are on the same path, `(r - 1,)`."""
         return self.path[1:] == self.path[:-1]
+
+    def places(self) -> Tensor:
+        """Number the places of the rows, `(r,)`: rows at one place have the same number."""
+        near = self.position.diff() <= nearness(self.position.dtype)
+        return torch.cat([near.new_zeros(1), ~(near & self.joined())]).cumsum(0)
 
     def insert(self, left: Tensor, fraction: Tensor) -> Tensor:
         """Insert rows; return their indices.

@@ -1,0 +1,112 @@
+"""Rounding: tell a unit that stays on its kink from a unit that crosses it.
+
+Where large terms cancel, a unit may stay on its kink along a whole stretch, such as a pixel minus
+the mean of a flat image. Rounding then puts it above the kink at some rows and below it at others.
+How near to the kink that is depends on the size of what was added, not on the unit itself: a unit
+that is small because its weights are small crosses its kink as surely as any other.
+
+So a pass that meets a crossing near to rounding gives up, and another pass judges it. The rows of
+that pass have copies, in which every result is changed at random by a little of its own size. How
+far the copies of a unit are apart tells how far rounding may have moved it, through all operations
+before, whatever they are. A unit that is nearer to its kink than that is on the kink.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from lightning_effcx.piecewise.rows import Rows
+from lightning_effcx.piecewise.tolerances import roundings
+
+_COPIES = 3  # so many that hardly ever all of them are changed too little
+_CHANGE = 2**8  # roundings: how much a result is changed, since sums of many terms lose digits
+_NEAR = 2**12  # roundings: what is further from its kink than that is not judged
+_SEEN = 16  # rows of each tensor, which tell its size
+
+
+class RoundingError(Exception):
+    """A unit comes so near to a kink that the pass has to be made with copies of its rows."""
+
+
+class Scale:
+    """The size of the largest numbers that a pass has computed so far.
+
+    It is looked up at a few rows only. The order of magnitude is enough.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self._eps = torch.finfo(x.dtype).eps
+        self._near = roundings(_NEAR, x.dtype)
+        self.size = 0.0
+        self.see(x)
+
+    def see(self, tensor: Tensor) -> None:
+        """Take note of a result."""
+        some = tensor[:: 1 + len(tensor) // _SEEN]
+        size = float(torch.linalg.vector_norm(some, math.inf)) if some.numel() else 0.0
+        # No number can be added to one so large without being lost, so this one fills a mask.
+        if size * self._eps < max(1.0, self.size):
+            self.size = max(self.size, size)
+
+    def is_near(self, distance: float) -> bool:
+        """Tell whether a unit may be as far from its kink by rounding alone."""
+        return distance < self._near * self.size
+
+
+class Copies:
+    """The copies of the rows of a pass, which lie behind the rows, one copy after the other.
+
+    Args:
+        is_careful: Whether there are any.
+    """
+
+    def __init__(self, *, is_careful: bool) -> None:
+        self.blocks = 1 + _COPIES * is_careful
+
+    def repeat(self, rows: Rows, x: Tensor) -> tuple[Rows, Tensor]:
+        """Return rows and the inputs there, with their copies."""
+        if self.blocks == 1:
+            return rows, x
+        paths = 1 + int(rows.path.max())  # the paths of a copy are other paths
+        path = torch.cat([rows.path + paths * block for block in range(self.blocks)])
+        repeated = torch.cat([x] * self.blocks)
+        self.change(repeated)
+        return Rows(path, rows.position.repeat(self.blocks)), repeated
+
+    def without(self, values: Tensor) -> Tensor:
+        """Return the part of values that does not belong to copies."""
+        return values[: len(values) // self.blocks]
+
+    def rows_without(self, rows: Rows) -> Rows:
+        """Return the rows that are no copies."""
+        return rows if self.blocks == 1 else Rows(*map(self.without, (rows.path, rows.position)))
+
+    def with_copies(self, index: Tensor, rows: Rows) -> Tensor:
+        """Return the indices of some rows and then of their copies."""
+        count = len(rows.path) // self.blocks
+        return torch.cat([index + count * block for block in range(self.blocks)])
+
+    def are_first(self, index: Tensor, rows: Rows) -> Tensor:
+        """Tell which rows are no copies."""
+        return index < len(rows.path) // self.blocks
+
+    def change(self, values: Tensor) -> None:
+        """Change the copies of a result at random, each number by a little of its own size."""
+        if self.blocks == 1:
+            return
+        generator = torch.Generator(values.device).manual_seed(values.numel())
+        copies = values.unflatten(0, (self.blocks, -1))[1:]
+        real = copies.real if copies.is_complex() else copies
+        change = torch.randn(
+            copies.shape, generator=generator, dtype=real.dtype, device=values.device
+        )
+        copies.mul_(1 + roundings(_CHANGE, real.dtype) * change)
+
+    def spread(self, z: Tensor) -> Tensor | None:
+        """Return how far the copies of each unit are from it, `(r, u)`; `None` without copies."""
+        if self.blocks == 1:
+            return None
+        z, *copies = z.unflatten(0, (self.blocks, -1))
+        apart = torch.stack([(copy - z).abs() for copy in copies]).amax(0)
+        return apart.nan_to_num(0.0, posinf=0.0)  # of infinite constants
