@@ -63,6 +63,7 @@ class Copies:
 
     def __init__(self, *, is_careful: bool) -> None:
         self.blocks = 1 + _COPIES * is_careful
+        self._seed = 0
 
     def repeat(self, rows: Rows, x: Tensor) -> tuple[Rows, Tensor]:
         """Return rows and the inputs there, with their copies."""
@@ -95,7 +96,9 @@ class Copies:
         """Change the copies of a result at random, each number by a little of its own size."""
         if self.blocks == 1:
             return
-        generator = torch.Generator(values.device).manual_seed(values.numel())
+        # Other numbers for each result: equal changes of two results would cancel, as they do.
+        self._seed += 1
+        generator = torch.Generator(values.device).manual_seed(self._seed)
         copies = values.unflatten(0, (self.blocks, -1))[1:]
         real = copies.real if copies.is_complex() else copies
         change = torch.randn(
