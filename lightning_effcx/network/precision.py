@@ -113,8 +113,8 @@ def is_close(a: Tensor, b: Tensor, *, x: Tensor) -> bool:
     relative = rounding(*dtypes)
     # Outputs may be nothing but rounding, such as the difference of two equal branches.
     least = 16 * max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0) * _largest(x)
-    apart = max(relative * _largest(b), least)
     a, b = (to_precision(each, torch.float64) for each in (a, b))
+    apart = max(relative * _largest(b), least)
     return torch.allclose(a, b, rtol=relative, atol=apart, equal_nan=True)
 
 

@@ -22,11 +22,12 @@ from typing_extensions import override
 
 from lightning_effcx.network import Network, differentiating, in_precision, to_precision
 from lightning_effcx.piecewise.confirmation import Claim, claim_around
+from lightning_effcx.piecewise.jump_check import check_jumps
 from lightning_effcx.piecewise.passes import Pass
 from lightning_effcx.piecewise.rivals import Rivals, find_rivals
 from lightning_effcx.piecewise.rows import Rows
 from lightning_effcx.piecewise.winners import contest, number_units, place
-from lightning_effcx.tracing import OperatorCall
+from lightning_effcx.tracing import Operation, OperatorCall
 
 _LONG = 2.0**300  # the length of the directions: a power of two, so that no digit changes
 _CONSTANT = 2.0**200  # what is larger at zero is a constant, such as the fill of a mask
@@ -78,6 +79,8 @@ def bends(network: Network, x: Tensor, directions: Tensor | None = None) -> dict
     with torch.no_grad(), differentiating():
         extension = AffineExtension(x, directions)
         y = extension.run(network)
+        if extension.steps.were_seen:
+            check_jumps(network, x)
     if not extension.needed & extension.bends.keys():
         raise ValueError(
             "this network has no units with kinks, so its only region has no boundary: "
@@ -109,13 +112,9 @@ class AffineExtension(Pass):
     def _bend(self, call: OperatorCall, name: str) -> Tensor:
         call = self.followed.bring_call(call, 0)
         operation = self._read(call)
+        self._note(operation, name)
         first, *others = call.args
         z = self._base(operation.z)
-        gap = torch.stack([(z - kink).abs() for kink in operation.kinks]).amin(0)
-        units = gap.numel() // self.samples
-        kinks = units * sum(map(math.isfinite, operation.kinks))
-        squares = self._squares(operation.z)
-        self.bends[name] = Bends(self._by_sample(gap), squares, units, kinks)
         if operation.bound is not None:
             value = call.func(first.clone(), *others, **call.kwargs)  # perhaps in place
             bound = operation.bound.expand(value.shape)
@@ -128,6 +127,23 @@ class AffineExtension(Pass):
         left, right = _piece(z, operation.kinks)
         slope = (run(right) - run(left)) / (right - left)
         return torch.cat([run(z), (self._moves(operation.z) * slope).flatten(0, 1)])
+
+    @override
+    def _split(self, call: OperatorCall, name: str) -> tuple[Tensor, Tensor]:
+        """Compare at the samples; there are no sides where no paths are."""
+        call = self.followed.bring_call(call, 0)
+        self._note(self._read(call), name)
+        step = self._spread(self._base(call.run()))
+        return step, step
+
+    def _note(self, operation: Operation, name: str) -> None:
+        """Note how far the units of a site are from their kinks."""
+        z = self._base(operation.z)
+        gap = torch.stack([(z - kink).abs() for kink in operation.kinks]).amin(0)
+        units = gap.numel() // self.samples
+        kinks = units * sum(map(math.isfinite, operation.kinks))
+        squares = self._squares(operation.z)
+        self.bends[name] = Bends(self._by_sample(gap), squares, units, kinks)
 
     @override
     def _choose(self, call: OperatorCall, name: str) -> Any:

@@ -36,14 +36,28 @@ def run_affine(call: OperatorCall, writes: Writes) -> Any:
         raise mixing(call.name)
     version = max(followed.versions[operand] for operand in call.operands)
     brought = followed.bring_call(call, version)
-    out = _run(brought, call, followed, version)
-    rows = followed.rows.counts[version]
-    if operator.is_fresh and (not out.dim() or len(out) != rows):
+    out = run_brought(brought, call, followed, version)
+    if operator.is_fresh and (not out.dim() or len(out) != followed.rows.counts[version]):
         followed.constants.note(out)
         return out
-    if not operator.keeps_order and not _has_all_samples(out, brought.operands[0]):
-        raise mixing(call.name)
     return writes.put(call, out, call.name, version)
+
+
+def run_brought(brought: OperatorCall, call: OperatorCall, followed: Followed, version: int) -> Any:
+    """Run a call whose operands are at the rows of `version`, and check that it keeps these rows.
+
+    Args:
+        brought: The call with these operands.
+        call: The call as the network makes it.
+        followed: The tensors that the pass follows.
+        version: The version of the rows.
+    """
+    operator = operator_of(call.func)
+    out = _run(brought, call, followed, version)
+    is_free = operator.is_fresh or operator.keeps_order
+    if not is_free and not _has_all_samples(out, brought.operands[0]):
+        raise mixing(call.name)
+    return out
 
 
 def _run(brought: OperatorCall, call: OperatorCall, followed: Followed, version: int) -> Any:
@@ -66,7 +80,9 @@ def _run(brought: OperatorCall, call: OperatorCall, followed: Followed, version:
 
 def cast(call: OperatorCall, x: Tensor, followed: Followed) -> Tensor:
     """Copy a tensor to real or complex numbers, as asked for. The pass keeps its own precision."""
-    dtype = followed.precise(call.given["dtype"] or x.dtype)
+    dtype = call.given["dtype"] or x.dtype
+    is_number = dtype.is_floating_point or dtype.is_complex  # else it is made of a comparison
+    dtype = followed.precise(dtype) if is_number else dtype
     layout = call.given["memory_format"] or torch.preserve_format
     return x.to(dtype, copy=True, memory_format=layout)
 

@@ -20,6 +20,7 @@ from lightning_effcx.piecewise.orders import find_swaps
 from lightning_effcx.piecewise.passes import Pass
 from lightning_effcx.piecewise.rounding import Copies, RoundingError, Scale
 from lightning_effcx.piecewise.rows import Rows
+from lightning_effcx.piecewise.sides import split
 from lightning_effcx.piecewise.winners import count_rounds, find_changes, find_ties
 from lightning_effcx.tracing import Operation, OperatorCall, returns_views, tensors, tying
 
@@ -73,6 +74,7 @@ class Engine(Pass):
     """A pass over points on paths, refined wherever a unit bends between two of them.
 
     Attributes:
+        flat_sites: The sites of comparisons, which have knots but no values at them.
         integrals: For `input`, each site, and `output`, the path of each interval and its number.
     """
 
@@ -92,10 +94,12 @@ class Engine(Pass):
         self._copies = Copies(is_careful=is_careful)
         rows, x = self._copies.repeat(rows, x)
         super().__init__(rows, x, idle)
+        self.steps.blocks = self._copies.blocks
         self._first = x
         self._scale = Scale(x)
         self._find_crossings = find_crossings
         self.sites = sites
+        self.flat_sites: set[str] = set()
         self._entered: set[str] = set()
         self.budget = budget
         self.integrate = integrate
@@ -151,12 +155,38 @@ class Engine(Pass):
         if returns_views(call.func) and call.overwritten() is None:
             return out  # it has no numbers of its own
         for tensor in filter(self.followed.depends, tensors(out)):
+            if self.steps.have(tensor):
+                continue  # rounding does not change truth values
             self._scale.see(tensor)
             self._copies.change(tensor)
         return out
 
     @override
     def _bend(self, call: OperatorCall, name: str) -> Tensor:
+        crossed, is_pinned = self._cross(call, name)
+        if is_pinned:
+            # The operand is ours, so the call may overwrite it: memory takes time.
+            func = _in_place_form(call.func, call.name)
+            crossed = replace(crossed, func=func)
+        return crossed.run()
+
+    @override
+    def _split(self, call: OperatorCall, name: str) -> tuple[Tensor, Tensor]:
+        self.flat_sites.add(name)
+        (target, *_) = call.args
+        call, is_pinned = self._cross(call, name)
+        if is_pinned:
+            origins = self.lineage.of(target)
+            self._writes.hold(target, call.args[0], self.rows.version)
+            self.lineage.add(origins, target)  # which has other memory now
+        return split(call.run(), self._move_between(call).run(), self.rows)
+
+    def _cross(self, call: OperatorCall, name: str) -> tuple[OperatorCall, bool]:
+        """Insert rows where units pass kinks.
+
+        Returns:
+            The call at these rows; and whether units of its first operand are set to their kinks.
+        """
         call = self.followed.bring_call(call, self.rows.version)
         operation = self._read(call)
         z, kinks = self._by_row(operation.z), operation.kinks
@@ -169,16 +199,15 @@ class Engine(Pass):
         if self._copies.blocks == 1 and self._scale.is_near(nearest):
             raise RoundingError
         self._record(name, *at_rows)
-        if len(between.left):
+        is_pinned = len(between.left) > 0
+        if is_pinned:
             new = self._insert(between.left, between.fraction)
             self._record(name, new, between.unit, between.kink)
             call = self.followed.bring_call(call, self.rows.version)
             kink = z.new_tensor(kinks)[between.kink]
             pinned = self._pin(self._read(call), call.args[0], new, between.unit, kink)
-            # The operand is ours, so the call may overwrite it: memory takes time.
-            func = _in_place_form(call.func, operation.name)
-            call = replace(call, func=func, args=(pinned, *call.args[1:]))
-        return call.run()
+            call = replace(call, args=(pinned, *call.args[1:]))
+        return call, is_pinned
 
     def _pin(
         self, operation: Operation, first: Tensor, rows: Tensor, unit: Tensor, kink: Tensor
@@ -253,6 +282,7 @@ class Engine(Pass):
         versions = self.followed.versions
         used = {t.untyped_storage().data_ptr(): t for t in versions}.values()
         per_row = sum(t.nbytes / self.rows.counts[versions[t]] for t in used)
+        per_row += self.steps.bytes_per_row()
         count, per_row = count // self._copies.blocks, per_row * self._copies.blocks
         if count > _LEAST and count * per_row > self.budget:
             raise TooLargeError(count, max(_LEAST, int(self.budget // per_row)), per_row)

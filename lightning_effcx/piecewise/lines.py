@@ -35,6 +35,7 @@ from torch import Tensor
 from lightning_effcx.network import Network, in_precision, to_precision
 from lightning_effcx.piecewise.crossings import cross_once
 from lightning_effcx.piecewise.engine import Engine, IdleError, Integrate
+from lightning_effcx.piecewise.jump_check import check_jumps
 from lightning_effcx.piecewise.path_parts import in_parts
 from lightning_effcx.piecewise.rounding import RoundingError
 from lightning_effcx.piecewise.rows import Rows
@@ -164,14 +165,22 @@ def pieces(  # noqa: PLR0913 each is one thing that users may choose
 
 
 def check_piecewise_linear(network: Network, x: Float[Tensor, "n ..."]) -> None:
-    """Raise the error with which `pieces` would refuse a network; one pass over one sample."""
-    first = to_precision(x[:1], torch.float64)
+    """Raise the error with which `pieces` would refuse a network; one pass over one sample.
+
+    A network that compares is also followed on a short path. Elsewhere it may still jump: only
+    `pieces` sees that.
+    """
+    x = to_precision(x[:2], torch.float64)
+    network = in_precision(network, x.dtype)
+    first = x[:1]
     position = torch.arange(2).to(first)
     rows = Rows(torch.zeros_like(position, dtype=torch.long), position)
     twice = first.expand(2, *x.shape[1:])
     engine = Engine(rows, twice, {}, budget=math.inf, find_crossings=cross_once)
     with suppress(IdleError):  # raised at the end of a pass, so nothing was refused
-        engine.run(in_precision(network, twice.dtype))
+        engine.run(network)
+    if engine.steps.were_seen:
+        check_jumps(network, x)
 
 
 def _gathered(
@@ -182,7 +191,7 @@ def _gathered(
     keep: Collection[str],
 ) -> Pieces:
     """Join the knots of all parts of the paths."""
-    known = {"input", *sites, "output"}
+    known = {"input", *sites, "output"}.difference(*(part.flat_sites for part in parts))
     for name in keep:
         if name not in known:
             raise ValueError(f"keep has {name!r}, expected some of {', '.join(sorted(known))}.")

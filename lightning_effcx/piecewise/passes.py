@@ -25,6 +25,7 @@ from lightning_effcx.piecewise.failures import Failures, mixed_precision
 from lightning_effcx.piecewise.followed import Followed
 from lightning_effcx.piecewise.python_calls import PythonCalls
 from lightning_effcx.piecewise.rows import Rows
+from lightning_effcx.piecewise.steps import Steps
 from lightning_effcx.piecewise.unfollowed import Unfollowed
 from lightning_effcx.piecewise.writes import Writes
 from lightning_effcx.tracing import (
@@ -37,11 +38,13 @@ from lightning_effcx.tracing import (
     check_continuous,
     choose_refusal,
     deciding,
+    jumping,
     keeps_samples_apart,
     mixing,
     nonlinearity,
     operator_of,
     tensors,
+    writing,
 )
 
 
@@ -56,6 +59,7 @@ class Pass(TorchDispatchMode, ABC):
     Attributes:
         rows: The rows as they are refined.
         followed: The tensors that depend on `x`, and at which rows each of them is.
+        steps: The tensors among them that jump at rows, such as comparisons.
         needed: After the pass, the sites that the outputs depend on, among other origins.
         output: After the pass, which of the tensors that the network returned are the outputs.
     """
@@ -73,6 +77,7 @@ class Pass(TorchDispatchMode, ABC):
         self.lineage = Lineage()
         self.lineage.add(frozenset({"input"}), self.x)
         self._writes = Writes(self.followed)
+        self.steps = Steps(self.followed, self._writes)
         self._unfollowed = Unfollowed(self.followed, self.lineage)
         self._failures = Failures(self.followed)
         self._refused: list[RefusedError] = []
@@ -120,6 +125,7 @@ class Pass(TorchDispatchMode, ABC):
         refused = [refusal for refusal in self._refused if refusal in self.needed]
         if refused:
             raise choose_refusal(refused)
+        self.steps.check(output)
         y = self.rows.bring(output, self.followed.versions[output])
         return torch.view_as_real(y.resolve_conj()) if y.is_complex() else y
 
@@ -128,6 +134,13 @@ class Pass(TorchDispatchMode, ABC):
     @abstractmethod
     def _bend(self, call: OperatorCall, name: str) -> Tensor:
         """Run units with kinks on all rows, and return their outputs. It may insert rows."""
+
+    @abstractmethod
+    def _split(self, call: OperatorCall, name: str) -> tuple[Tensor, Tensor]:
+        """Run a comparison on all rows. It may insert rows.
+
+        Return what it is on the left and on the right of each row.
+        """
 
     @abstractmethod
     def _choose(self, call: OperatorCall, name: str) -> Any:
@@ -177,6 +190,8 @@ class Pass(TorchDispatchMode, ABC):
                 return self._follow(call)
             except RefusedError as refusal:
                 self._refuse(refusal)
+                if self.steps.select(call):  # the network may read how many there are
+                    self.lineage.asked |= {refusal}
         out = self._unfollowed.run(call)
         if not any(True for _ in tensors(out)):  # a number, by which the network may decide
             refused = [refusal for refusal in self._refused if refusal in self._origins]
@@ -203,8 +218,14 @@ class Pass(TorchDispatchMode, ABC):
             return self._follow_outs(call)
         call = self._writes.adopt_written(call)
         call = self.followed.one_row_for_all(call)
+        if self.steps.are_in(call):
+            return self.steps.run(call)
         if operator_of(call.func).affine(call):
             return run_affine(call, self._writes)
+        return self._run_site(call)
+
+    def _run_site(self, call: OperatorCall) -> Any:
+        """Run a nonlinear call; follow its result."""
         brought = self.followed.bring_call(call.beside(), self.rows.version)
         operation = self._read(brought)
         name = self.names.name(operation.name)
@@ -214,7 +235,12 @@ class Pass(TorchDispatchMode, ABC):
         check_continuous(name, operation)
         if not keeps_samples_apart(call):
             raise mixing(name)
+        if operation.is_flat and call.is_in_place():
+            raise jumping(name, operation.name)
         self._enter(name)
+        if operation.is_flat:
+            left, right = self._split(call, name)
+            return self.steps.start(operation, name, left, right, self.rows.version)
         run = self._choose if operation.choice else self._bend
         out = self._writes.put(call, run(brought, name), name, self.rows.version)
         self._leave(name, out if isinstance(out, Tensor) else out[0])
@@ -225,6 +251,8 @@ class Pass(TorchDispatchMode, ABC):
         made = self._follow(call.beside())
         if self._is_unfollowed():
             return self._unfollowed.run(call)
+        if self.steps.have(made, call.outs()):
+            raise writing(call.name)
         return self._writes.write_outs(call, made)
 
     def _rearrange_indices(self, call: OperatorCall) -> Any:

@@ -1,9 +1,10 @@
 """Python calls: functions of torch that are changed before they reach the dispatcher.
 
-Torch compares some sizes before it dispatches a call: those of a reshape, and those of what is
-written into a part of a tensor. The network may have read a size before rows were inserted. So
-such calls get the present rows here. An einsum would reach the dispatcher as many operators, some
-of which put the samples along another dimension. Here it stays one operator.
+Torch compares some sizes before it dispatches a call: those of a reshape, those of what is written
+into a part of a tensor, and those of a mask and what it indexes. The network may have read a size
+before rows were inserted. So such calls get the present rows here. An einsum would reach the
+dispatcher as many operators, some of which put the samples along another dimension. Here it stays
+one operator.
 """
 
 import operator
@@ -22,6 +23,7 @@ from lightning_effcx.piecewise.unfollowed import Unfollowed
 from lightning_effcx.piecewise.writes import Writes
 from lightning_effcx.tracing import RefusedError, tensors
 
+_INDEXING = frozenset({Tensor.__getitem__, Tensor.__setitem__})
 # Names of Python's functions that write in place, such as `Tensor.__iadd__`; no operators of torch.
 _WRITING = frozenset({"iadd", "idiv", "imul", "isub", "itruediv", "setitem"})
 
@@ -73,6 +75,8 @@ class PythonCalls(TorchFunctionMode):
                 (size,) = size
             size = size.shape if isinstance(size, Tensor) else size
             return torch.reshape(x, self.followed.resized(x, size))
+        if func in _INDEXING and self.followed.depends(args[1]):
+            return _index_by_mask(*args)
         if func is Tensor.__setitem__ and self.followed.depends([args[0], args[2]]):
             return func(*self._at_equal_rows(*args))
         if func is torch.einsum and isinstance(args[0], str) and self.followed.depends(args[1:]):
@@ -133,6 +137,15 @@ class PythonCalls(TorchFunctionMode):
         """Return a tensor that is not followed in the precision of the pass."""
         is_constant = isinstance(argument, Tensor) and not self.followed.depends(argument)
         return self.followed.cast(argument) if is_constant else argument
+
+
+def _index_by_mask(x: Tensor, mask: Any, *value: Any) -> Tensor | None:
+    """Call the operator itself; Python would first compare numbers of rows, which may be stale."""
+    masks = list(mask) if isinstance(mask, (list, tuple)) else [mask]
+    if not value:
+        return torch.ops.aten.index(x, masks)
+    torch.ops.aten.index_put_(x, masks, torch.as_tensor(value[0], dtype=x.dtype, device=x.device))
+    return None
 
 
 def _may_write(func: Any, kwargs: dict[str, Any]) -> bool:

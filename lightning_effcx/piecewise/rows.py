@@ -107,6 +107,27 @@ class Rows:
         by_row = values.unflatten(0, (self.counts[version], -1))
         return self._interpolate(by_row, *self._composed(version, to)).flatten(0, 1)
 
+    def bring_sides(self, left: Tensor, right: Tensor, version: int) -> tuple[Tensor, Tensor]:
+        """Bring what jumps at the rows of `version` to the present rows.
+
+        Args:
+            left: The values on the left of each row, where those of the interval before it end.
+            right: The values on the right of each row, where those of the interval after it start.
+            version: The version at which they were computed.
+        """
+        if version == self.version:
+            return left, right
+        before, fraction = self._composed(version, self.version)
+        ends, starts = (side.unflatten(0, (self.counts[version], -1)) for side in (left, right))
+        (new,) = fraction.nonzero(as_tuple=True)
+        inner = starts[before[new]]
+        if inner.is_floating_point():  # else it is constant between rows
+            weight = fraction[new].to(inner.dtype).reshape(-1, *[1] * (inner.dim() - 1))
+            inner = inner.lerp(ends[before[new] + 1], weight)
+        left, right = ends[before], starts[before]
+        left[new] = right[new] = inner
+        return left.flatten(0, 1), right.flatten(0, 1)
+
     def _composed(self, version: int, to: int) -> tuple[Tensor, Tensor]:
         """Return the insertions from `version` to `to` as if they were one."""
         left, fraction = self._refinements[version]

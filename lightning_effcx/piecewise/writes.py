@@ -4,6 +4,7 @@ Tensors that share memory, such as a tensor and its views, are written together.
 memory with the rows of the write (`memory.py`). A constant is followed from its first write on.
 """
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from lightning_effcx.piecewise.followed import Followed
 from lightning_effcx.piecewise.memory import blocks, fills_its_memory, lies_by_row, place, sharing
-from lightning_effcx.tracing import OperatorCall, mixing, tensors, writing
+from lightning_effcx.tracing import OperatorCall, RefusedError, mixing, tensors, writing
 
 
 class Writes:
@@ -54,6 +55,16 @@ class Writes:
             )
             part.copy_(value)
             self._move(target, memory, name, version)
+
+    def hold(self, target: Tensor, value: Tensor, version: int) -> None:
+        """Let a tensor hold more exact values of itself, at the rows of `version`, if it can."""
+        if self.followed.depends(target) and target.shape[1:] == value.shape[1:]:
+            with suppress(RefusedError):
+                self.write(target, value, "", version)
+
+    def is_shared(self, target: Tensor) -> bool:
+        """Tell whether another tensor still in use shares the target's memory."""
+        return len(sharing(target, self.followed.versions)) > 1
 
     def write_outs(self, call: OperatorCall, made: Any) -> Any:
         """Write what a call returned to where the network wants it."""

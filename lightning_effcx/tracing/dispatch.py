@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_effcx.tracing.lineage import Lineage
-from lightning_effcx.tracing.operators import Operation, OperatorCall, nonlinearity, operator_of
+from lightning_effcx.tracing.operators import Operation, OperatorCall, operator_of
 from lightning_effcx.tracing.sample_places import SamplePlaces
 from lightning_effcx.tracing.site_names import SiteNames
+from lightning_effcx.tracing.step_memory import StepMemory
 
 
 class Follower(TorchDispatchMode, ABC):
@@ -31,6 +32,7 @@ class Follower(TorchDispatchMode, ABC):
         names: The names of the sites.
         following: Whether calls are followed at all.
         places: What depends on `x`, and where its samples lie.
+        steps: What jumps at kinks, and is constant elsewhere.
         lineage: The sites that each tensor comes from.
         refused: The error of each site that something is wrong with. It counts only if the outputs
             depend on the site.
@@ -41,6 +43,7 @@ class Follower(TorchDispatchMode, ABC):
         self.names = SiteNames()
         self.following = True
         self.places = SamplePlaces(x)
+        self.steps = StepMemory()
         self.lineage = Lineage()
         self.lineage.add(frozenset({"input"}), x)
         self.refused: dict[str, ValueError] = {}
@@ -73,8 +76,9 @@ class Follower(TorchDispatchMode, ABC):
     def _follow(self, call: OperatorCall) -> tuple[Any, str]:
         if not call.operands:
             return call.run(), ""  # such as of comparisons, which are no numbers
-        operation = nonlinearity(call)
+        operation = self.steps.read(call)
         out, site = (call.run(), "") if operation is None else self.run(operation, call)
         if not operator_of(call.func).is_fresh:
             self.places.note(call, out)
+            self.steps.note(call, out)
         return out, site

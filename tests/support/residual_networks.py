@@ -20,7 +20,7 @@ class Block(nn.Module):
 
 def pooled(width: int = 8) -> nn.Module:
     """Residual blocks and max pooling, for images of 3 x 16 x 16."""
-    return _evaluated(
+    return evaluated(
         nn.Sequential(
             nn.Conv2d(3, width, 3, padding=1),
             Block(width),
@@ -35,7 +35,7 @@ def pooled(width: int = 8) -> nn.Module:
 
 def deep(blocks: int = 20, width: int = 16) -> nn.Module:
     """A pre-activation ResNet, for images of 3 channels and any size."""
-    return _evaluated(
+    return evaluated(
         nn.Sequential(
             nn.Conv2d(3, width, 3, padding=1),
             *[Block(width) for _ in range(blocks)],
@@ -48,7 +48,8 @@ def deep(blocks: int = 20, width: int = 16) -> nn.Module:
     )
 
 
-def _evaluated(network: nn.Module) -> nn.Module:
+def evaluated(network: nn.Module) -> nn.Module:
+    """Give its normalisations statistics, and put it in eval mode."""
     for norm in network.modules():
         if isinstance(norm, nn.BatchNorm2d):  # as after a training, not the identity
             nn.init.normal_(norm.running_mean, std=0.5)

@@ -75,6 +75,8 @@ BENDS = {
     "gate": (lambda x: x * (x > 0), (0,)),
     "gate of a float": (lambda x: x * (x < 0.5).to(x.dtype), (0.5,)),
     "masked_fill": (lambda x: x.masked_fill(x <= 0, 0.0), (0,)),
+    "heaviside": (lambda x: torch.heaviside(x, x.new_zeros(())) * x, (0,)),
+    "sign times": (lambda x: x.sign() * x, (0,)),
     "index of a mask": (lambda x: x.index_put((x < 0,), x.new_zeros(())), (0,)),
 }
 

@@ -141,11 +141,13 @@ def part(call: OperatorCall) -> bool:
 
 
 def index(call: OperatorCall) -> bool:
-    """Hold where the indices are of later dimensions, next to each other.
+    """Hold where the indices are of later dimensions, next to each other, and the same for all.
 
     Where they are not, torch puts the indexed dimensions before the samples.
     """
     places = _places(call.given["indices"])
+    if call.depends(call.given["indices"]):
+        return False
     return not places or (places[0] > 0 and places[-1] - places[0] == len(places) - 1)
 
 

@@ -33,7 +33,8 @@ class Operation:
         kinks: The values of `z` at which the linear piece changes, ascending.
         choice: How the operation picks among the elements of `z`.
         bound: For a maximum of two tensors, the second one, which was subtracted from the first.
-        jumps: Whether the operation is not continuous.
+        jumps: Whether the operation is not continuous, unless it is flat.
+        is_flat: Whether the operation is constant between its kinks, and jumps there.
         needs_eval_mode: Whether the operation would be affine in eval mode.
         apply: For a curve that is the same for all units, the curve as a function of any tensor.
     """
@@ -45,6 +46,7 @@ class Operation:
     choice: Choice = NO_CHOICE
     bound: Tensor | None = None
     jumps: bool = False
+    is_flat: bool = False
     needs_eval_mode: bool = False
     apply: Callable[[Tensor], Tensor] | None = None
 
@@ -81,7 +83,7 @@ def check_continuous(name: str, operation: Operation) -> None:
         name: The site where the operation runs.
         operation: The operation.
     """
-    if operation.jumps:
+    if operation.jumps and not operation.is_flat:
         raise jumping(name, operation.name)
     if operation.kind == "piecewise linear" and operation.choice.of != "chance":
         return
@@ -134,17 +136,23 @@ def _count_elements(choice: Choice, given: dict[str, Any], z: Tensor, dims: tupl
 def _bend(operator: Operator, call: OperatorCall, operands: list[Tensor]) -> Operation:
     """Return an operation with kinks. If a kink is a tensor, the units are the differences."""
     z = call.given["self"]
-    if any(call.given.get("weight") is operand for operand in operands):
-        return Operation(call.name, "other", z)  # a slope that depends on x
+    others = [call.given.get(name) for name in ("weight", "values")]
+    if any(other is operand for other in others for operand in operands):
+        return Operation(call.name, "other", z)  # a slope or a step that depends on x
     bounds = [_number(kink, call.given) for kink in operator.kinks]
     bounds = [bound for bound in bounds if bound is not None]
-    jumps = operator.jumps(call)
+    bend = Operation(
+        call.name,
+        "piecewise linear",
+        z,
+        jumps=operator.jumps(call),
+        is_flat=operator.is_flat,
+    )
     if not any(isinstance(bound, Tensor) for bound in bounds):
-        kinks = tuple(map(float, bounds))
-        return Operation(call.name, "piecewise linear", z, kinks, jumps=jumps)
+        return replace(bend, kinks=tuple(map(float, bounds)))
     (bound, *more) = bounds
     if isinstance(bound, Tensor) and not more:
-        return Operation(call.name, "piecewise linear", z - bound, (0.0,), bound=bound, jumps=jumps)
+        return replace(bend, z=z - bound, kinks=(0.0,), bound=bound)
     return Operation(call.name, "other", z)  # clamped between two tensors
 
 

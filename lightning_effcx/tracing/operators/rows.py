@@ -44,7 +44,8 @@ class Operator:
         kinks: Where it bends, if it is piecewise linear: each kink is a number, or the name of an
             argument that holds it, with a minus sign if it is the negative.
         choice: How it picks among elements.
-        jumps: For which calls it is not continuous.
+        jumps: For which calls it is not continuous, unless it is flat.
+        is_flat: Whether its result is constant between its kinks, and jumps there.
         curve: For which calls it maps every entry by the same smooth function.
         decides: For which calls the network can decide by its result what it does, or for which the
             result is drawn by chance. Whatever is affine almost everywhere may do so.
@@ -62,6 +63,7 @@ class Operator:
     kinks: tuple[float | str, ...] = ()
     choice: Choice = NO_CHOICE
     jumps: Rule = never
+    is_flat: bool = False
     curve: Rule = is_pointwise
     decides: Rule = never
     is_fresh: bool = False

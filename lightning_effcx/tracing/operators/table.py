@@ -169,13 +169,14 @@ _AFFINE: list[tuple[str, Operator]] = [
     ),
     # Questions whose answer is the same almost everywhere.
     ("isinf isnan", _affine(batch.elementwise)),
-    ("eq equal local_scalar_dense ne", _affine(never, decides=always)),
+    ("eq ne", _affine(batch.elementwise, decides=always)),
+    ("equal local_scalar_dense", _affine(never, decides=always)),
 ]
 _PIECEWISE_LINEAR: list[tuple[str, Operator]] = [
     ("abs leaky_relu prelu_kernel relu rrelu_with_noise", _bend(0.0)),
-    ("sgn sign", _bend(0.0, jumps=always)),
+    ("heaviside sgn sign", _bend(0.0, is_flat=True)),
     ("fmax fmin maximum minimum", _bend("other")),
-    ("ge gt le lt", _bend("other", jumps=always)),
+    ("ge gt le lt", _bend("other", is_flat=True)),
     ("clamp", _bend("min", "max")),
     ("clamp_max", _bend("max")),
     ("clamp_min", _bend("min")),
@@ -200,6 +201,15 @@ _OTHERS: list[tuple[str, Operator]] = [
     ("empty empty_permuted empty_strided", Operator(is_uninitialized=True)),
     # Curves that torch does not tag pointwise; `activation` is that of `custom_activations.py`.
     ("activation hardswish log_sigmoid_forward", Operator(curve=always)),
+    # What is made of truth values.
+    (
+        """
+        bitwise_and bitwise_not bitwise_or bitwise_xor logical_and logical_not logical_or
+        logical_xor
+        """,
+        Operator(samples=batch.elementwise),
+    ),
+    ("all any", Operator(samples=batch.along("dim"))),
     # Steps, which torch tags pointwise.
     ("ceil floor fmod frac remainder round trunc", Operator(curve=never)),
 ]
