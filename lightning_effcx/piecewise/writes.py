@@ -13,7 +13,14 @@ from torch import Tensor
 
 from lightning_effcx.piecewise.followed import Followed
 from lightning_effcx.piecewise.memory import blocks, fills_its_memory, lies_by_row, place, sharing
-from lightning_effcx.tracing import OperatorCall, RefusedError, mixing, tensors, writing
+from lightning_effcx.tracing import (
+    OperatorCall,
+    RefusedError,
+    mixing,
+    only_reshapes,
+    tensors,
+    writing,
+)
 
 
 class Writes:
@@ -31,6 +38,9 @@ class Writes:
         target = call.overwritten()
         if target is None:
             return self.followed.put(out, name, version)
+        if only_reshapes(call.func):
+            self.followed.put(out, name, version)  # refuses a shape without rows
+            return call.run()
         self.write(target, out, name, version)
         return target
 

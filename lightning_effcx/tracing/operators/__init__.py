@@ -10,7 +10,12 @@ Each file holds one thing:
 * `operation`: what one call that is not affine does, read from the table.
 """
 
-from lightning_effcx.tracing.operators.calls import OperatorCall, returns_views, tensors
+from lightning_effcx.tracing.operators.calls import (
+    OperatorCall,
+    only_reshapes,
+    returns_views,
+    tensors,
+)
 from lightning_effcx.tracing.operators.operation import (
     Kind,
     Operation,
@@ -30,6 +35,7 @@ __all__ = [
     "check_continuous",
     "keeps_samples_apart",
     "nonlinearity",
+    "only_reshapes",
     "operator_of",
     "returns_views",
     "tensors",

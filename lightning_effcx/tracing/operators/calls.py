@@ -141,12 +141,16 @@ def _written_names(func: Any) -> tuple[str, ...]:
 
 @cache
 def _form_beside(func: Any) -> Any:
-    """Return the form of an operator that takes the same arguments and writes to none of them."""
+    """Return the form of an operator that takes the same arguments and writes to none of them.
+
+    A few operators, such as `dropout_`, have none.
+    """
     namespace = getattr(torch.ops, func.namespace)
     packet = getattr(namespace, func.overloadpacket.__name__.removesuffix("_"))
     forms = (getattr(packet, name) for name in packet.overloads())
     taken = _taken(func)
-    return next(form for form in forms if _overwritten_name(form) is None and _taken(form) == taken)
+    beside = (f for f in forms if _overwritten_name(f) is None and _taken(f) == taken)
+    return next(beside, None)
 
 
 def _taken(func: Any) -> list[tuple[str, str]]:
@@ -160,3 +164,14 @@ def _taken(func: Any) -> list[tuple[str, str]]:
 def returns_views(func: Any) -> bool:
     """Tell whether the result of an operator may share the memory of its arguments."""
     return any(each.alias_info is not None for each in func._schema.returns)  # noqa: SLF001
+
+
+@cache
+def only_reshapes(func: Any) -> bool:
+    """Tell whether an operator in place changes the shape of a tensor, but none of its numbers.
+
+    Its other form returns a view, as `squeeze` does for `squeeze_`. `torch.vmap` calls such
+    operators by itself.
+    """
+    form = _form_beside(func)
+    return form is not None and returns_views(form)
