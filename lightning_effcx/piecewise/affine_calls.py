@@ -10,14 +10,7 @@ from torch import Tensor
 from lightning_effcx.piecewise.constants import clear
 from lightning_effcx.piecewise.followed import Followed
 from lightning_effcx.piecewise.writes import Writes
-from lightning_effcx.tracing import (
-    OperatorCall,
-    deciding,
-    keeps_samples_apart,
-    mixing,
-    operator_of,
-    tensors,
-)
+from lightning_effcx.tracing import OperatorCall, keeps_samples_apart, mixing, operator_of, tensors
 
 _FEW = 32  # rows
 
@@ -26,12 +19,10 @@ def run_affine(call: OperatorCall, writes: Writes) -> Any:
     """Run an affine call at the latest rows of its operands; register what it returns.
 
     Raises:
-        RefusedError: The network can decide by the result, or the call mixes samples.
+        RefusedError: The call mixes samples.
     """
     followed = writes.followed
     operator = operator_of(call.func)
-    if operator.decides(call):
-        raise deciding(call.name)
     if not keeps_samples_apart(call):
         raise mixing(call.name)
     version = max(followed.versions[operand] for operand in call.operands)

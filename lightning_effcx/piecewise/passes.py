@@ -220,7 +220,10 @@ class Pass(TorchDispatchMode, ABC):
         call = self.followed.one_row_for_all(call)
         if self.steps.are_in(call):
             return self.steps.run(call)
-        if operator_of(call.func).affine(call):
+        operator = operator_of(call.func)
+        if operator.decides(call):
+            raise deciding(call.name)
+        if operator.affine(call):
             return run_affine(call, self._writes)
         return self._run_site(call)
 

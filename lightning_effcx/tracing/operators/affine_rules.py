@@ -69,8 +69,8 @@ def makes_integers(call: OperatorCall) -> bool:
 
 
 def is_training(call: OperatorCall) -> bool:
-    """Hold where a dropout is active."""
-    return call.given["train"] is not False
+    """Hold where an operator draws numbers by chance, as dropout and `rrelu` do in training."""
+    return call.given["train" if "train" in call.given else "training"] is not False
 
 
 def jumps_at_its_threshold(call: OperatorCall) -> bool:

@@ -173,7 +173,8 @@ _AFFINE: list[tuple[str, Operator]] = [
     ("equal local_scalar_dense", _affine(never, decides=always)),
 ]
 _PIECEWISE_LINEAR: list[tuple[str, Operator]] = [
-    ("abs leaky_relu prelu_kernel relu rrelu_with_noise", _bend(0.0)),
+    ("abs leaky_relu prelu_kernel relu", _bend(0.0)),
+    ("rrelu_with_noise", _bend(0.0, decides=affine_rules.is_training)),
     ("heaviside sgn sign", _bend(0.0, is_flat=True)),
     ("fmax fmin maximum minimum", _bend("other")),
     ("ge gt le lt", _bend("other", is_flat=True)),
