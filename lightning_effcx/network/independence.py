@@ -164,6 +164,6 @@ def _find_place(network: Network, raw: Any, samples: int) -> Place:
         return find_output(raw, samples, None)
     except ValueError:
         for place, output in leaves(raw):  # perhaps whole numbers, such as classes
-            if output.dim() and len(output) == samples:
+            if output.numel() and output.dim() and len(output) == samples:
                 return place
         raise

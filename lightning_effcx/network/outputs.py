@@ -30,9 +30,11 @@ def find_output(raw: Any, samples: int, choice: ChooseOutput | None) -> Place:
         )
     place = next(_places(raw, samples, start), None)
     if place is None:
+        empty = any(not y.numel() for _, y in leaves(raw))
         raise ValueError(
             f"the network returned {describe(raw)} for {samples} samples, expected a "
             f"floating-point tensor ({samples}, ...), or a structure with one"
+            + (", with at least one number for each sample" if empty else "")
         )
     return place
 
@@ -76,7 +78,7 @@ def say_random(place: Place, raw: Any, again: Any, x: Tensor) -> str:
 
 
 def _places(raw: Any, samples: int, start: Place) -> Iterator[Place]:
-    """Yield the places of floating-point outputs with a row for each sample."""
+    """Yield the places of floating-point outputs with numbers for each sample."""
     for place, y in leaves(at(raw, start), start):
-        if y.is_floating_point() and y.dim() and len(y) == samples:
+        if y.is_floating_point() and y.numel() and y.dim() and len(y) == samples:
             yield place

@@ -111,9 +111,9 @@ def is_close(a: Tensor, b: Tensor, *, x: Tensor) -> bool:
     a, b = (torch.view_as_real(each) if each.is_complex() else each for each in (a, b))
     dtypes = [each.dtype for each in (a, b, x) if each.is_floating_point()]
     relative = rounding(*dtypes)
+    a, b = (to_precision(each, torch.float64) for each in (a, b))  # truth values have no size
     # Outputs may be nothing but rounding, such as the difference of two equal branches.
     least = 16 * max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0) * _largest(x)
-    a, b = (to_precision(each, torch.float64) for each in (a, b))
     apart = max(relative * _largest(b), least)
     return torch.allclose(a, b, rtol=relative, atol=apart, equal_nan=True)
 

@@ -140,6 +140,12 @@ class Followed:
         by_row = tensor.unflatten(0, (rows, parts))
         return torch.equal(by_row, by_row[:1].expand_as(by_row))
 
+    def has_equal_rows(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor has numbers, and the same for every row of some version."""
+        is_number = tensor.is_floating_point() or tensor.is_complex()
+        has_rows = tensor.numel() > 0 and tensor.dim() > 0 and len(tensor) in self.rows.counts
+        return is_number and has_rows and self.is_alike(tensor, 1)
+
     def fitting(self, run: Any, given: Any, named: dict[str, Any], version: int) -> Any:
         """Run an operator; if it fails, make constants fit that have too few rows.
 

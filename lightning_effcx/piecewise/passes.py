@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from lightning_effcx.network import Network, differentiating
 from lightning_effcx.piecewise.affine_calls import run_affine
 from lightning_effcx.piecewise.failures import Failures, mixed_precision
 from lightning_effcx.piecewise.followed import Followed
 from lightning_effcx.piecewise.python_calls import PythonCalls
+from lightning_effcx.piecewise.results import find_result, no_numbers
 from lightning_effcx.piecewise.rows import Rows
 from lightning_effcx.piecewise.steps import Steps
 from lightning_effcx.piecewise.unfollowed import Unfollowed
@@ -104,11 +104,8 @@ class Pass(TorchDispatchMode, ABC):
             if not self.rows.version:
                 raise  # it has nothing to do with the rows that were inserted
             raise self._failures.refusal(error) from error
-        for number, output in enumerate(tensors(tree_leaves(y))):
-            if self.followed.depends(output) or self.lineage.of(output):
-                self.output = number
-                return self._outputs(output)
-        raise ValueError("the network returned no tensor that depends on its input.")
+        self.output, output = find_result(y, self.followed, self.lineage)
+        return self._outputs(output)
 
     def _python_calls(self) -> PythonCalls:
         return PythonCalls(
@@ -126,6 +123,8 @@ class Pass(TorchDispatchMode, ABC):
         if refused:
             raise choose_refusal(refused)
         self.steps.check(output)
+        if not self.followed.depends(output):
+            raise no_numbers(output)
         y = self.rows.bring(output, self.followed.versions[output])
         return torch.view_as_real(y.resolve_conj()) if y.is_complex() else y
 
@@ -184,6 +183,8 @@ class Pass(TorchDispatchMode, ABC):
     def _run(self, call: OperatorCall) -> Any:
         """Run a call; follow its result, if that can be."""
         if self._is_unfollowed():
+            if operator_of(call.func).makes_constant(call):
+                self._origins = frozenset()  # its numbers come from no site
             self._name(call)
         else:
             try:

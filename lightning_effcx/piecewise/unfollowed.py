@@ -96,6 +96,8 @@ class Unfollowed:
             if operator.reshapes and isinstance(size, (list, tuple)):
                 return first.reshape(size)
             call = replace(call, args=(first, size, *rest[1:]))
+        if operator.makes_constant(call):
+            return self.followed.constants.run(call)
         if operator.casts and not operator.decides(call):
             return cast(call, first, self.followed)
         return call.run()

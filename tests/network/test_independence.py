@@ -19,6 +19,11 @@ X = torch.randn(6, 3)
 MIXED = "the network's outputs for a sample change with the other samples in its batch, but"
 RANDOM = "the network's outputs are random: evaluated twice at the same samples, they differ"
 
+EMPTY = (
+    "for 3 samples, expected a floating-point tensor (3, ...), or a structure with one, with at "
+    "least one number for each sample"
+)
+
 
 class TrainedByHand(nn.BatchNorm1d):
     """Takes the statistics of the batch in eval mode, too."""
@@ -50,6 +55,8 @@ REFUSED = {
         padded,
         "the network returned float32 (8, 3) for 3 samples, expected a floating-point tensor (3, ",
     ),
+    "no numbers": (lambda x: x[:, :0], f"the network returned float32 (3, 0) {EMPTY}"),
+    "no whole numbers": (lambda x: x[:, :0].long(), f"the network returned int64 (3, 0) {EMPTY}"),
     "padded, then cut": (lambda x: padded(x).softmax(0)[: len(x)], MIXED),
     "one size": (
         lambda x: x.reshape(6, 3),
@@ -121,6 +128,7 @@ def test_deep_networks_pass_in_every_precision(dtype):
     [
         lambda x: x.sum(1).squeeze(),  # whose output for one sample has no row
         lambda x: (x > 0).long(),
+        lambda x: x > 0,
         lambda x: {"loss": x.sum(), "logits": 2 * x},
         lambda x: torch.full_like(x, torch.nan),
         lambda x: x.log(),

@@ -5,7 +5,7 @@ from typing import Literal
 
 from lightning_effcx.tracing.operators import batch_rules
 from lightning_effcx.tracing.operators.affine_rules import is_pointwise
-from lightning_effcx.tracing.operators.calls import Rule, never
+from lightning_effcx.tracing.operators.calls import OperatorCall, Rule, never
 
 
 @dataclass(frozen=True)
@@ -88,3 +88,7 @@ class Operator:
     def reshapes(self) -> bool:
         """Whether it gives its operand another size, and nothing else."""
         return self.is_sized and self.keeps_order
+
+    def makes_constant(self, call: OperatorCall) -> bool:
+        """Tell whether the numbers of a call's result have nothing to do with its operand."""
+        return self.is_fresh and not self.decides(call)
