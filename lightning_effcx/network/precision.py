@@ -98,13 +98,14 @@ def rounding(*dtypes: torch.dtype) -> float:
     return max([_SINGLE, *(3 * torch.finfo(dtype).eps ** 0.5 for dtype in dtypes)])
 
 
-def is_close(a: Tensor, b: Tensor, *, x: Tensor) -> bool:
+def is_close(a: Tensor, b: Tensor, *, x: Tensor, size: float = 0.0) -> bool:
     """Return whether outputs are equal but for rounding.
 
     Args:
         a: The outputs.
         b: The outputs to compare with.
         x: The inputs.
+        size: The size of the largest numbers on the way to the outputs, as far as it is known.
     """
     if a.shape != b.shape:
         return False
@@ -113,7 +114,8 @@ def is_close(a: Tensor, b: Tensor, *, x: Tensor) -> bool:
     relative = rounding(*dtypes)
     a, b = (to_precision(each, torch.float64) for each in (a, b))  # truth values have no size
     # Outputs may be nothing but rounding, such as the difference of two equal branches.
-    least = 16 * max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0) * _largest(x)
+    eps = max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0)
+    least = 16 * eps * max(_largest(x), size)
     apart = max(relative * _largest(b), least)
     return torch.allclose(a, b, rtol=relative, atol=apart, equal_nan=True)
 

@@ -29,11 +29,13 @@ class Claim:
         x: Some inputs.
         y: The outputs there, `(n, k)`.
         output: Which of the tensors that the network returns has these outputs, by its number.
+        size: The size of the largest numbers on the way to the outputs, as far as it is known.
     """
 
     x: Tensor
     y: Tensor
     output: int
+    size: float = 0.0
 
     def confirm(self, network: Network) -> None:
         """Raise if a plain evaluation of the network gives other outputs.
@@ -50,7 +52,7 @@ class Claim:
             except RuntimeError:
                 original = network.original if isinstance(network, NetworkInPrecision) else network
                 y = self._evaluate(original, to_own(original, x))
-        if not is_close(self.y, y, x=self.x):
+        if not is_close(self.y, y, x=self.x, size=self.size):
             raise RefusedError(self._differ(y))
 
     def _evaluate(self, network: Network, x: Tensor) -> Tensor:
@@ -69,16 +71,16 @@ class Claim:
         )
 
 
-def claim_between(rows: Rows, x: Tensor, y: Tensor, output: int) -> Claim:
+def claim_between(rows: Rows, start: Tensor, x: Tensor, y: Tensor, output: int) -> Claim:
     """Return what a pass over paths says about the points between its first rows.
 
     Args:
         rows: The rows at the end of the pass.
+        start: Which of them are the first rows.
         x: The inputs at the first rows.
         y: The outputs at the rows of the end, `(r, k)`.
         output: Which output that is, by its number.
     """
-    start = rows.moved(torch.arange(len(x), device=x.device), 0)
     left = _longest(rows, start)
     (first,) = (left >= 0).nonzero(as_tuple=True)  # of two first rows on one path
     left = left[first]

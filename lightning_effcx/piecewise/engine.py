@@ -92,8 +92,7 @@ class Engine(Pass):
         is_careful: bool = False,
     ) -> None:
         self._copies = Copies(is_careful=is_careful)
-        rows, x = self._copies.repeat(rows, x)
-        super().__init__(rows, x, idle)
+        super().__init__(*self._copies.repeat(rows, x), idle)
         self.steps.blocks = self._copies.blocks
         self._first = x
         self._scale = Scale(x)
@@ -120,7 +119,15 @@ class Engine(Pass):
 
     def claim(self, y: Tensor) -> Claim:
         """Return what the pass says about points between its first rows, given what it returned."""
-        return claim_between(self.rows, self._first, self._by_row(y), self.output)
+        first = torch.arange(len(self._first), device=self.x.device)
+        claim = claim_between(
+            self._copies.rows_without(self.rows),
+            self.rows.moved(first, 0),
+            self._first,
+            self._copies.without(self._by_row(y)),
+            self.output,
+        )
+        return replace(claim, size=self._scale.size)
 
     def knots(self) -> Knots:
         """Return all knots, with the current indices of their rows, in the order of the rows."""

@@ -89,7 +89,7 @@ def test_the_pass_is_wrong_between_the_vertices_where_it_sees_nothing():
         outputs = network(vertices)
     Claim(vertices, outputs, 0).confirm(network)
     with pytest.raises(ValueError, match=DIFFERENT):
-        claim_between(rows, vertices, outputs, 0).confirm(network)
+        claim_between(rows, torch.arange(8), vertices, outputs, 0).confirm(network)
 
 
 def test_a_wrong_row_of_the_table_of_operators_is_found(monkeypatch):
@@ -213,6 +213,6 @@ def test_the_point_of_a_segment_is_in_its_longest_interval():
     rows = Rows(torch.tensor([0, 0, 0, 1]), torch.tensor([0.0, 1.0, 2.0, 0.0]))
     x = torch.tensor([[0.0], [10.0], [20.0], [7.0]])
     rows.insert(torch.tensor([0, 0, 1]), torch.tensor([0.1, 0.3, 0.4]))
-    claim = claim_between(rows, x, rows.bring(x, 0), 0)
+    claim = claim_between(rows, rows.moved(torch.arange(4), 0), x, rows.bring(x, 0), 0)
     assert_close(claim.x, torch.tensor([[6.5], [17.0], [7.0]]))
     assert_close(claim.y, claim.x)
