@@ -35,6 +35,7 @@ def check_samples(network: Any, x: Any, y: Any = None, *, moves: bool = False) -
             f"x is {describe(x)}: expected samples of shape (n, ...), such as x.unsqueeze(1) if "
             "each sample is one number."
         )
+    _check_finite("x", x, "samples")
     if y is not None:
         _check_targets(x, y)
     check_samples_independent(network, x)
@@ -49,7 +50,19 @@ def check_paths(network: Any, path: Any) -> None:
             f"path is {describe(path)}: expected one or more floating-point paths, of shape "
             "(s, p, ...), such as paths.segment(a, b, points=2)."
         )
+    _check_finite("path", path, "paths")
     check_samples_independent(network, path.flatten(0, 1))
+
+
+def _check_finite(name: str, given: Tensor, what: str) -> None:
+    """Refuse NaN and infinity, of which a network makes numbers that mean nothing."""
+    finite = given.isfinite().flatten(1).all(1) if given.dim() > 1 else given.isfinite()
+    if not finite.all():
+        kind = "NaN" if given.isnan().any() else "infinity"
+        raise ValueError(
+            f"{name} has {kind} in {int((~finite).sum())} of its {len(given)} {what}, expected "
+            f"finite numbers: leave these {what} out."
+        )
 
 
 def _check_network(network: Any, x: Any) -> None:

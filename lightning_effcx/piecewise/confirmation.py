@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_effcx.network import Network, NetworkInPrecision, differentiating, is_close, to_own
 from lightning_effcx.piecewise.rows import Rows
-from lightning_effcx.tracing import RefusedError, tensors
+from lightning_effcx.tracing import RefusedError, check_numbers, tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +52,7 @@ class Claim:
             except RuntimeError:
                 original = network.original if isinstance(network, NetworkInPrecision) else network
                 y = self._evaluate(original, to_own(original, x))
+        check_numbers(network, self.x, y)
         if not is_close(self.y, y, x=self.x, size=self.size):
             raise RefusedError(self._differ(y))
 

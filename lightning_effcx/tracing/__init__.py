@@ -27,7 +27,7 @@ from lightning_effcx.tracing.refusals import (
 )
 from lightning_effcx.tracing.site_names import SiteNames, without_wrappers
 from lightning_effcx.tracing.sites import Site
-from lightning_effcx.tracing.units import find_sites, listen, without_units
+from lightning_effcx.tracing.units import check_numbers, find_sites, listen, without_units
 
 __all__ = [
     "Follower",
@@ -43,6 +43,7 @@ __all__ = [
     "becoming_infinite",
     "by_sample",
     "check_continuous",
+    "check_numbers",
     "choose_refusal",
     "deciding",
     "find_sites",

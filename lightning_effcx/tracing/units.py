@@ -54,7 +54,43 @@ def listen(network: Network, x: Tensor, hear: Callable[[Site], T]) -> Heard[T]:
         network: Maps `(n, ...)` to `(n, k)`, treating samples independently.
         x: The inputs, `(n, ...)`.
         hear: Called in order of execution.
+
+    Raises:
+        ValueError: Some outputs are NaN, of which no measure holds.
     """
+    heard = _listen(network, x, hear)
+    check_numbers(network, x, heard.outputs)
+    return heard
+
+
+def check_numbers(network: Network, x: Tensor, outputs: Tensor) -> None:
+    """Raise if some outputs are NaN, and name the first site that is the reason.
+
+    Infinite outputs may be right, such as the ones of a mask.
+
+    Args:
+        network: The network.
+        x: Its inputs, which are finite.
+        outputs: Its outputs there.
+    """
+    if not outputs.isnan().any():
+        return
+    found = _listen(
+        lambda x: network(x).reshape(len(x), -1),
+        x,
+        lambda site: bool(site.z.isnan().any() or site.output.isnan().any()),
+    ).sites
+    first = next(
+        (f"its site {name!r} has" for name, is_nan in found.items() if is_nan), "its outputs have"
+    )
+    raise ValueError(
+        f"the network's values are not finite: {first} NaN for finite inputs, so nothing of it "
+        "can be measured: look for NaN or infinity in its parameters, which training that diverges "
+        "leaves there."
+    )
+
+
+def _listen(network: Network, x: Tensor, hear: Callable[[Site], T]) -> Heard[T]:
     found: dict[str, T] = {}
 
     def keep(site: Site) -> None:
