@@ -26,6 +26,7 @@ from lightning_effcx.network.precision import (
     NetworkInPrecision,
     in_precision,
     is_close,
+    own_precision,
     to_own,
     to_precision,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "keeping_random_states",
     "map_tensors",
     "observing",
+    "own_precision",
     "owner_of",
     "parts",
     "replacing_tensors",

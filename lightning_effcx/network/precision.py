@@ -4,6 +4,7 @@ MPS devices have no float64. Exact measures need it, so everything that they com
 the CPU. `device_for` alone decides this; all other code calls `in_precision` and `to_precision`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -43,11 +44,13 @@ class NetworkInPrecision:
         original: The network.
         containers: What holds its tensors.
         values: The new value of each tensor, by the tensor's identity.
+        own: The precision of the network itself.
     """
 
     original: Network
     containers: list[Container]
     values: dict[int, Tensor]
+    own: torch.dtype
 
     def __call__(self, x: Tensor) -> Tensor:
         """Evaluate the network with the new values."""
@@ -72,17 +75,38 @@ def in_precision(network: Network, dtype: torch.dtype) -> Network:
             values[key] = to_precision(tensor.detach(), dtype)
         elif device_for(dtype, tensor.device) != tensor.device:
             values[key] = tensor.detach().to(device_for(dtype, tensor.device))
-    return NetworkInPrecision(network, state.containers(), values)
+    return NetworkInPrecision(network, state.containers(), values, _coarsest(state.tensors))
+
+
+def own_precision(network: Network) -> torch.dtype:
+    """Return the coarsest precision of a network's parameters, or of its other numbers.
+
+    A network without any takes its input as it is, and training is in single precision at least.
+    """
+    if isinstance(network, NetworkInPrecision):
+        return network.own
+    return _coarsest(state_of(owner_of(network) or network).tensors)
 
 
 def to_own(network: Network, x: Tensor) -> Tensor:
     """Return an input in the precision of a network's parameters, and on their device."""
-    held = state_of(owner_of(network) or network).tensors.values()
-    floating = [each for each in held if each.is_floating_point()]
-    parameters = [each for each in floating if isinstance(each, nn.Parameter)]
-    for own in parameters + floating:
+    parameters, others = _floating(state_of(owner_of(network) or network).tensors)
+    for own in parameters + others:
         return x.to(own.device, own.dtype)
     return x.to(torch.get_default_dtype())
+
+
+def _coarsest(held: Mapping[int, Tensor]) -> torch.dtype:
+    parameters, others = _floating(held)
+    dtypes = [each.dtype for each in parameters or others]
+    return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float32)
+
+
+def _floating(held: Mapping[int, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the floating-point parameters among some tensors, and the other such tensors."""
+    floating = [each for each in held.values() if each.is_floating_point()]
+    parameters: list[Tensor] = [each for each in floating if isinstance(each, nn.Parameter)]
+    return parameters, [each for each in floating if not isinstance(each, nn.Parameter)]
 
 
 def rounding(*dtypes: torch.dtype) -> float:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_effcx.network import Network, differentiating
+from lightning_effcx.network import Network, differentiating, own_precision
 from lightning_effcx.piecewise.affine_calls import run_affine
 from lightning_effcx.piecewise.failures import Failures, mixed_precision
 from lightning_effcx.piecewise.followed import Followed
@@ -40,6 +40,7 @@ from lightning_effcx.tracing import (
     deciding,
     jumping,
     keeps_samples_apart,
+    losing_digits,
     mixing,
     nonlinearity,
     operator_of,
@@ -85,6 +86,7 @@ class Pass(TorchDispatchMode, ABC):
 
     def run(self, network: Network) -> Tensor:
         """Pass all rows through the network; return its outputs at the rows of the end."""
+        self._network = network
         try:
             with (
                 torch.no_grad(),
@@ -215,6 +217,7 @@ class Pass(TorchDispatchMode, ABC):
             raise deciding(call.name)
         if not call.operands:
             return call.run()
+        self._check_digits(call)
         if call.outs():
             return self._follow_outs(call)
         call = self._writes.adopt_written(call)
@@ -249,6 +252,20 @@ class Pass(TorchDispatchMode, ABC):
         out = self._writes.put(call, run(brought, name), name, self.rows.version)
         self._leave(name, out if isinstance(out, Tensor) else out[0])
         return out
+
+    def _check_digits(self, call: OperatorCall) -> None:
+        """Refuse a call that rounds its result to fewer digits than the network itself has.
+
+        The pass keeps its own precision, so it would take the rounding for the identity.
+        """
+        dtype = call.type_made()
+        if dtype is None or operator_of(call.func).is_fresh:
+            return
+        eps = torch.finfo(dtype).eps
+        if eps > torch.finfo(self.x.dtype).eps:
+            own = own_precision(self._network)
+            if eps > torch.finfo(own).eps:
+                raise losing_digits(call.name, dtype, own)
 
     def _follow_outs(self, call: OperatorCall) -> Any:
         """Run a call that was given a place for its result, such as `out`."""

@@ -75,6 +75,14 @@ def becoming_infinite() -> RefusedError:
     )
 
 
+def losing_digits(operator: str, dtype: object, own: object) -> RefusedError:
+    """Return the error of a cast that rounds, so that a line becomes a staircase."""
+    return RefusedError(
+        f"{operator!r} rounds numbers of {own} to {dtype}, which has fewer digits, so the network "
+        "has steps and no exact regions: leave this cast out, or use Transitions."
+    )
+
+
 def tying(name: str, operator: str) -> RefusedError:
     """Return the error of a choice whose elements are too close to each other for the precision."""
     return RefusedError(

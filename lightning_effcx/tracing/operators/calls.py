@@ -86,6 +86,12 @@ class OperatorCall:
             return []
         return [self.given[name] for name in _written_names(self.func) if name in self.given]
 
+    def type_made(self) -> torch.dtype | None:
+        """Return the type of numbers that is asked for, by an argument or a place to write to."""
+        target = self.overwritten()
+        asked = self.given.get("dtype") if target is None else target.dtype
+        return asked if asked and (asked.is_floating_point or asked.is_complex) else None
+
     def beside(self) -> "OperatorCall":
         """Return the call of the form of the operator that returns tensors of its own."""
         if self.overwritten() is None:
