@@ -149,6 +149,7 @@ class _Listener(Follower):
         if call.is_in_place():  # such as relu_, or copy_ into a buffer
             operation = replace(operation, z=operation.z.clone())
         out = call.run()
+        name = self.names.name(operation.name)  # also of no site, so that exact passes agree
         # Some operators return nothing, but write; some answer a question without any tensor.
         output = next(tensors(out, call.written()), None)
         if output is None or not output.dim():
@@ -156,7 +157,6 @@ class _Listener(Follower):
         z = by_sample(operation.z, place, self.places.n)
         if z is None and operation.kind == "piecewise linear" and output.dtype == torch.bool:
             return out, ""  # a question about the whole batch
-        name = self.names.name(operation.name)
         place = self.places.of_result(call, output)
         choice = self._choice(operation, out, output.shape, place)
         if z is None or (operation.choice and choice is None):
