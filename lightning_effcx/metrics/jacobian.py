@@ -134,9 +134,14 @@ def _both(network: Network, x: Tensor) -> tuple[Tensor, Tensor]:
 def _pulled_back(y: Tensor, x: Tensor, cotangent: Tensor, *, keep_graph: bool = False) -> Tensor:
     row: Tensor | None = None
     if y.requires_grad:
-        (row,) = torch.autograd.grad(
-            y, x, cotangent, retain_graph=True, create_graph=keep_graph, allow_unused=True
-        )
+        try:
+            (row,) = torch.autograd.grad(
+                y, x, cotangent, retain_graph=True, create_graph=keep_graph, allow_unused=True
+            )
+        except (RuntimeError, NotImplementedError) as error:
+            if "not implemented" not in str(error):
+                raise
+            raise ValueError(_without_derivative(error)) from error
     # Without a gradient, outputs that are equal for all samples count as constant.
     if row is None and not torch.equal(y, y[:1].expand_as(y)):
         raise ValueError(
@@ -145,6 +150,13 @@ def _pulled_back(y: Tensor, x: Tensor, cotangent: Tensor, *, keep_graph: bool = 
             "or use Transitions."
         )
     return torch.zeros_like(x) if row is None else row
+
+
+def _without_derivative(error: Exception) -> str:
+    return (
+        "the network has an operator that torch cannot differentiate: measure another part of the "
+        f"module with network=, or use Transitions ({str(error).rstrip('.')})."
+    )
 
 
 class JacobianNorm(SampleMetric):

@@ -82,6 +82,7 @@ class Pass(TorchDispatchMode, ABC):
         self._unfollowed = Unfollowed(self.followed, self.lineage)
         self._failures = Failures(self.followed)
         self._refused: list[RefusedError] = []
+        self._raised: Exception | None = None  # by the pass itself, not by an operator
         self._origins: frozenset[Any] = frozenset()  # of what runs now
 
     def run(self, network: Network) -> Tensor:
@@ -98,6 +99,8 @@ class Pass(TorchDispatchMode, ABC):
             ):
                 y = network(self.x)
         except (RuntimeError, IndexError) as error:
+            if self._raised is not None:
+                raise self._raised from error  # TorchScript makes a RuntimeError of every error
             if self._refused:
                 raise choose_refusal(self._refused) from error
             mixed = mixed_precision(error, self.x.dtype)
@@ -176,6 +179,9 @@ class Pass(TorchDispatchMode, ABC):
             out = self._run(call)
         except (RuntimeError, IndexError):
             self._failures.note(args, kwargs)
+            raise
+        except Exception as raised:
+            self._raised = raised
             raise
         self.lineage.add_call(call, out, self._origins)
         if self._is_unfollowed():

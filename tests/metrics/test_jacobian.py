@@ -385,5 +385,16 @@ def test_where_the_gradient_is_cut_off_there_is_no_number(of, network):
         JacobianNorm(of=of).update(network, torch.eye(2))
 
 
+@pytest.mark.parametrize(
+    "network",
+    [lambda x: x // 2, lambda x: torch.heaviside(x, x), lambda x: torch.igamma(x + 2, x + 2)],
+)
+@pytest.mark.parametrize("measure", [jacobian_norm, JacobianNorm("both").update])
+def test_an_operator_without_a_derivative_is_refused_in_one_sentence(network, measure):
+    message = r"that torch cannot differentiate: .*use Transitions \(.*is not implemented\)\.$"
+    with pytest.raises(ValueError, match=message):
+        measure(network, torch.eye(2))
+
+
 def test_a_constant_has_no_slope():
     assert_close(jacobian_norm(lambda x: torch.ones(len(x), 2), torch.eye(3)), torch.zeros(3))

@@ -38,6 +38,15 @@ def ladder(units):
     return torch.tensor([[[0.0], [units + 0.5]]], dtype=torch.float64)
 
 
+def test_scripted_networks_are_cut_into_parts_like_others():
+    # TorchScript makes a RuntimeError of the error by which a pass asks for smaller parts.
+    network = mlp(4, 64, 64, 1).double()
+    path = 2 * torch.randn(2, 2, 4, dtype=torch.float64)
+    expected = pieces(network, path, budget=40_000)
+    found = pieces(torch.jit.script(network), path, budget=40_000)
+    assert torch.equal(found.position, expected.position)
+
+
 @pytest.mark.parametrize("budget", [10**9, 10**6, 10**5])
 def test_the_knots_are_the_same_in_however_many_parts_they_are_found(budget):
     network = Counted(comb(200))
