@@ -25,9 +25,10 @@ from lightning_effcx.piecewise.confirmation import Claim, claim_around
 from lightning_effcx.piecewise.jump_check import check_jumps
 from lightning_effcx.piecewise.passes import Pass
 from lightning_effcx.piecewise.rivals import Rivals, find_rivals
+from lightning_effcx.piecewise.rounding import COPIES, Noise, RoundingError, Scale, least, spread
 from lightning_effcx.piecewise.rows import Rows
 from lightning_effcx.piecewise.winners import contest, number_units, place
-from lightning_effcx.tracing import Operation, OperatorCall
+from lightning_effcx.tracing import Operation, OperatorCall, returns_views, tensors
 
 _LONG = 2.0**300  # the length of the directions: a power of two, so that no digit changes
 _CONSTANT = 2.0**200  # what is larger at zero is a constant, such as the fill of a mask
@@ -77,8 +78,12 @@ def bends(network: Network, x: Tensor, directions: Tensor | None = None) -> dict
     network = in_precision(network, torch.float64)
     # The network may write in place, which inference tensors refuse.
     with torch.no_grad(), differentiating():
-        extension = AffineExtension(x, directions)
-        y = extension.run(network)
+        try:
+            extension = AffineExtension(x, directions)
+            y = extension.run(network)
+        except RoundingError:
+            extension = AffineExtension(x, directions, is_careful=True)
+            y = extension.run(network)
         if extension.steps.were_seen:
             check_jumps(network, x)
     if not extension.needed & extension.bends.keys():
@@ -94,19 +99,40 @@ def bends(network: Network, x: Tensor, directions: Tensor | None = None) -> dict
 class AffineExtension(Pass):
     """A pass whose rows are samples and directions, with no paths between them.
 
+    Args:
+        x: The samples.
+        directions: The directions, `(c, ...)`.
+        is_careful: Whether the directions have copies, which tell derivatives from rounding.
+
     Attributes:
         bends: Where the units of each site bend.
     """
 
-    def __init__(self, x: Tensor, directions: Tensor) -> None:
+    def __init__(self, x: Tensor, directions: Tensor, *, is_careful: bool = False) -> None:
         self.samples = len(x)
+        self.directions = len(directions)
+        self._copies = COPIES * is_careful
+        self._noise = Noise()
+        directions = torch.cat([directions] * (1 + self._copies))
         self.blocks = 2 + len(directions)
         self.bends: dict[str, Bends] = {}
         moved = (_LONG * directions)[:, None].expand(-1, *x.shape)
+        self._scale = Scale(moved.flatten(0, 1))
         batch = torch.cat([x[None], torch.zeros_like(x[None]), moved]).flatten(0, 1)
         alone = torch.arange(len(batch), device=x.device)  # no two rows are on one path
         rows = Rows(alone, torch.zeros(len(batch)).to(x))
         super().__init__(rows, batch)
+
+    @override
+    def _follow(self, call: OperatorCall) -> Any:
+        out = super()._follow(call)
+        if returns_views(call.func) and call.overwritten() is None:
+            return out  # it has no numbers of its own
+        for tensor in filter(self.followed.depends, tensors(out)):
+            moved = tensor.unflatten(0, (self.blocks, -1))[2:]
+            self._scale.see(moved.flatten(0, 1))
+            self._noise.change(moved[self.directions :])
+        return out
 
     @override
     def _bend(self, call: OperatorCall, name: str) -> Tensor:
@@ -142,7 +168,7 @@ class AffineExtension(Pass):
         gap = torch.stack([(z - kink).abs() for kink in operation.kinks]).amin(0)
         units = gap.numel() // self.samples
         kinks = units * sum(map(math.isfinite, operation.kinks))
-        squares = self._squares(operation.z)
+        squares = self._squares(self._moves(operation.z))
         self.bends[name] = Bends(self._by_sample(gap), squares, units, kinks)
 
     @override
@@ -176,12 +202,11 @@ class AffineExtension(Pass):
         moved = first - second
         # Equal elements that are computed in two ways differ by rounding.
         moved = moved.where(moved.abs() > _ROUNDING * (first.abs() + second.abs()), 0.0)
-        squares = (moved / _LONG).square().sum(0)
-        return Bends(self._by_sample(gap), self._by_sample(squares), units, rivals.kinks)
+        return Bends(self._by_sample(gap), self._squares(moved), units, rivals.kinks)
 
     def claim(self, x: Tensor, y: Tensor, directions: Tensor, bends: dict[str, Bends]) -> Claim:
         """Return what the pass says about the samples, and about a point in each region."""
-        slopes = (self._moves(y.reshape(len(y), -1)) / _LONG)[1:]
+        slopes = (self._moves(y.reshape(len(y), -1)) / _LONG)[1 : 1 + self.directions]
         radius = torch.stack([each.distances().amin(1) for each in bends.values()]).amin(0)
         samples = Claim(x, self._by_sample(self._base(y)), self.output)
         return claim_around(samples, directions, slopes, radius)
@@ -208,8 +233,19 @@ class AffineExtension(Pass):
         # Products of matrices round equal rows differently, so tiny differences are set to zero.
         return torch.nn.functional.hardshrink(moves, _ROUNDING * largest)
 
-    def _squares(self, values: Tensor) -> Tensor:
-        return self._by_sample((self._moves(values) / _LONG).square().sum(0))
+    def _squares(self, moves: Tensor) -> Tensor:
+        """Return the squares of derivatives, summed over the directions.
+
+        Where large derivatives cancel, rounding leaves a small one. It is told by the copies.
+        """
+        blocks = moves[1:].unflatten(0, (1 + self._copies, self.directions))
+        moved = blocks[0]
+        if self._copies:
+            moved = moved.where(moved.abs() > spread(blocks), 0.0)
+        squares = (moved / _LONG).square().sum(0)
+        if not self._copies and self._scale.is_near(_LONG * least(squares) ** 0.5):
+            raise RoundingError
+        return self._by_sample(squares)
 
     def _by_sample(self, values: Tensor) -> Tensor:
         return values.reshape(self.samples, -1)

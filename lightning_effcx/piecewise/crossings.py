@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from lightning_effcx.piecewise.rounding import least
 from lightning_effcx.piecewise.rows import Rows
 
 
@@ -79,7 +80,7 @@ def find_crossings(
         if rounding is not None:
             start = start.where(start.abs() > rounding[left, unit], 0.0)
             end = end.where(end.abs() > rounding[left + 1, unit], 0.0)
-        nearest = min(nearest, _least(start), _least(end))
+        nearest = min(nearest, least(start), least(end))
         on_row = (start == 0) | (end == 0)
         if on_row.any():
             row, on_kink = _passing(above, left[on_row], unit[on_row], end[on_row] == 0, rows)
@@ -104,12 +105,6 @@ def cross_once(
     first = torch.zeros(int(not rows.version), dtype=torch.long, device=z.device)
     fraction = torch.full_like(first, 0.5, dtype=rows.position.dtype)
     return Crossings(BetweenRows(first, first, first, fraction), AtRows(*[first[:0]] * 3), math.inf)
-
-
-def _least(distances: Tensor) -> float:
-    """Return the least distance that is not zero."""
-    sizes = distances.abs()
-    return float(sizes.where(sizes > 0, math.inf).amin()) if len(sizes) else math.inf
 
 
 def _passing(

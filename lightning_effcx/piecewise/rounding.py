@@ -19,7 +19,7 @@ from torch import Tensor
 from lightning_effcx.piecewise.rows import Rows
 from lightning_effcx.piecewise.tolerances import roundings
 
-_COPIES = 3  # so many that hardly ever all of them are changed too little
+COPIES = 3  # so many that hardly ever all of them are changed too little
 _CHANGE = 2**8  # roundings: how much a result is changed, since sums of many terms lose digits
 _NEAR = 2**12  # roundings: what is further from its kink than that is not judged
 _SEEN = 16  # rows of each tensor, which tell its size
@@ -38,13 +38,11 @@ class Scale:
     def __init__(self, x: Tensor) -> None:
         self._eps = torch.finfo(x.dtype).eps
         self._near = roundings(_NEAR, x.dtype)
-        self.size = 0.0
-        self.see(x)
+        self.size = _size(x)
 
     def see(self, tensor: Tensor) -> None:
         """Take note of a result."""
-        some = tensor[:: 1 + len(tensor) // _SEEN]
-        size = float(torch.linalg.vector_norm(some, math.inf)) if some.numel() else 0.0
+        size = _size(tensor)
         # No number can be added to one so large without being lost, so this one fills a mask.
         if size * self._eps < max(1.0, self.size):
             self.size = max(self.size, size)
@@ -52,6 +50,21 @@ class Scale:
     def is_near(self, distance: float) -> bool:
         """Tell whether a unit may be as far from its kink by rounding alone."""
         return distance < self._near * self.size
+
+
+class Noise:
+    """Random changes, other ones for each result: equal ones would cancel where results do."""
+
+    def __init__(self) -> None:
+        self._seed = 0
+
+    def change(self, copies: Tensor) -> None:
+        """Change each number of some copies by a little of its own size."""
+        self._seed += 1
+        generator = torch.Generator(copies.device).manual_seed(self._seed)
+        dtype = copies.real.dtype
+        noise = torch.randn(copies.shape, generator=generator, dtype=dtype, device=copies.device)
+        copies.mul_(1 + roundings(_CHANGE, dtype) * noise)
 
 
 class Copies:
@@ -62,8 +75,8 @@ class Copies:
     """
 
     def __init__(self, *, is_careful: bool) -> None:
-        self.blocks = 1 + _COPIES * is_careful
-        self._seed = 0
+        self.blocks = 1 + COPIES * is_careful
+        self._noise = Noise()
 
     def repeat(self, rows: Rows, x: Tensor) -> tuple[Rows, Tensor]:
         """Return rows and the inputs there, with their copies."""
@@ -94,22 +107,29 @@ class Copies:
 
     def change(self, values: Tensor) -> None:
         """Change the copies of a result at random, each number by a little of its own size."""
-        if self.blocks == 1:
-            return
-        # Other numbers for each result: equal changes of two results would cancel, as they do.
-        self._seed += 1
-        generator = torch.Generator(values.device).manual_seed(self._seed)
-        copies = values.unflatten(0, (self.blocks, -1))[1:]
-        real = copies.real if copies.is_complex() else copies
-        change = torch.randn(
-            copies.shape, generator=generator, dtype=real.dtype, device=values.device
-        )
-        copies.mul_(1 + roundings(_CHANGE, real.dtype) * change)
+        if self.blocks > 1:
+            self._noise.change(values.unflatten(0, (self.blocks, -1))[1:])
 
     def spread(self, z: Tensor) -> Tensor | None:
         """Return how far the copies of each unit are from it, `(r, u)`; `None` without copies."""
         if self.blocks == 1:
             return None
-        z, *copies = z.unflatten(0, (self.blocks, -1))
-        apart = torch.stack([(copy - z).abs() for copy in copies]).amax(0)
-        return apart.nan_to_num(0.0, posinf=0.0)  # of infinite constants
+        return spread(z.unflatten(0, (self.blocks, -1)))
+
+
+def _size(tensor: Tensor) -> float:
+    some = tensor[:: 1 + len(tensor) // _SEEN]
+    return float(torch.linalg.vector_norm(some, math.inf)) if some.numel() else 0.0
+
+
+def spread(blocks: Tensor) -> Tensor:
+    """Return how far the copies of each number are from it, given the number and its copies."""
+    first, *copies = blocks
+    apart = torch.stack([(copy - first).abs() for copy in copies]).amax(0)
+    return apart.nan_to_num(0.0, posinf=0.0)  # of infinite constants
+
+
+def least(distances: Tensor) -> float:
+    """Return the least distance that is not zero."""
+    sizes = distances.abs()
+    return float(sizes.where(sizes > 0, math.inf).amin()) if sizes.numel() else math.inf

@@ -230,3 +230,21 @@ def test_small_derivatives_are_exact_beside_large_constants(weight, bias):
     found = last(bends(lambda x: F.relu(layer(x)), torch.zeros(1, 2), torch.eye(2)))
     assert_close(found.gap[0, 0] / found.squares[0, 0].sqrt(), torch.tensor(0.15))
     assert found.squares[0, 0].sqrt().item() == pytest.approx(weight)
+
+
+def test_units_that_stay_on_their_kink_have_no_derivative_by_rounding():
+    weight, bias, x = torch.randn(4, 6), torch.randn(6), torch.randn(32, 4)
+
+    def network(x):
+        first = F.relu(x @ weight + bias)
+        same = F.relu(x @ (3 * weight) + 3 * bias) / 3  # but for rounding
+        tiny = 1e-30 * F.relu(first - 0.1)  # which is no rounding
+        return torch.cat(
+            [F.relu(first - same), F.relu(tiny - 1e-31), (first - same).amax(1)[:, None]], 1
+        )
+
+    found = bends(network, x, torch.eye(4))
+    assert not found["relu_4"].squares.any()
+    assert not found["amax"].squares.any()
+    slopes = (x @ weight + bias > 0.1) * 1e-30 * weight.norm(dim=0)
+    assert_close(found["relu_5"].squares.sqrt(), slopes, rtol=1e-12, atol=0)
