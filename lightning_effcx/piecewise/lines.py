@@ -84,8 +84,8 @@ class Pieces:
     def regions(self, site: str | None = None) -> Int[Tensor, " s"]:
         """Count the pieces of each path: one more than it has different knots.
 
-        Knots that are closer than 4096 roundings, 10^-12 of a segment in float64, count as one, at
-        which several units bend.
+        Knots that are closer than rounding, 10^-12 of a segment in float64, count as one, at which
+        several units bend.
 
         Args:
             site: The site whose knots count. By default the knots of all sites count.

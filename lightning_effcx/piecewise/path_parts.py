@@ -12,11 +12,12 @@ from torch import Tensor
 from lightning_effcx.network import Network
 from lightning_effcx.piecewise.engine import Engine, TooLargeError
 from lightning_effcx.piecewise.rows import Rows
+from lightning_effcx.piecewise.tolerances import nearness
 
 PASSES = 1000
 """How many passes are made at most for one call: a pass over a full budget takes about a second."""
 
-_SHORTEST = 1e-9  # of a segment: between nearer rows there is no cut
+_SHORTEST = 1e-9  # of a segment, in float64: between nearer rows there is no cut
 _WHERE = 0.4877  # off the middle, so that no symmetry puts a kink there
 _STEPS = 2**20  # of a segment, between which cuts lie
 
@@ -76,7 +77,8 @@ def _cut(refined: Rows, rows: Rows, x: Tensor, parts: int) -> list[tuple[Rows, T
     """
     count = len(refined.path) * len(rows.path) // refined.counts[0]  # without copies of the rows
     left, fraction = (each[:count] for each in refined.origin())
-    joined, apart = refined.joined()[: count - 1], refined.position.diff()[: count - 1] > _SHORTEST
+    shortest = max(_SHORTEST, nearness(refined.position.dtype))
+    joined, apart = refined.joined()[: count - 1], refined.position.diff()[: count - 1] > shortest
     (places,) = (~joined | apart).nonzero(as_tuple=True)
     if not len(places):
         return [(rows, x)]

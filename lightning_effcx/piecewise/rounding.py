@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from lightning_effcx.piecewise.rows import Rows
-from lightning_effcx.piecewise.tolerances import roundings
+from lightning_effcx.piecewise.tolerances import tolerance
 
 COPIES = 3  # so many that hardly ever all of them are changed too little
-_CHANGE = 2**8  # roundings: how much a result is changed, since sums of many terms lose digits
-_NEAR = 2**12  # roundings: what is further from its kink than that is not judged
+# Shares of the digits of a number.
+_KEPT = 0.85  # by a change of a result: the rest, a few roundings, is lost in sums of many terms
+_SURE = 0.77  # what is so far from its kink is not judged
 _SEEN = 16  # rows of each tensor, which tell its size
 
 
@@ -37,7 +38,7 @@ class Scale:
 
     def __init__(self, x: Tensor) -> None:
         self._eps = torch.finfo(x.dtype).eps
-        self._near = roundings(_NEAR, x.dtype)
+        self._near = tolerance(_SURE, x.dtype)
         self.size = _size(x)
 
     def see(self, tensor: Tensor) -> None:
@@ -64,7 +65,7 @@ class Noise:
         generator = torch.Generator(copies.device).manual_seed(self._seed)
         dtype = copies.real.dtype
         noise = torch.randn(copies.shape, generator=generator, dtype=dtype, device=copies.device)
-        copies.mul_(1 + roundings(_CHANGE, dtype) * noise)
+        copies.mul_(1 + tolerance(_KEPT, dtype) * noise)
 
 
 class Copies:

@@ -3,15 +3,17 @@
 import torch
 
 
-def roundings(count: int, dtype: torch.dtype) -> float:
-    """Return a multiple of the relative error of one operation; at most half of the digits.
+def tolerance(share: float, dtype: torch.dtype) -> float:
+    """Return the relative error at which a share of the digits of a number is right.
+
+    So the same share of the digits counts in every precision. A number of roundings would be too
+    few of them in double precision, or would leave no digits in half precision.
 
     Example:
-        >>> f"{roundings(4096, torch.float64):.0e}, {roundings(4096, torch.float16):.0e}"
-        '9e-13, 3e-02'
+        >>> [f"{tolerance(0.77, getattr(torch, name)):.0e}" for name in ("float64", "float32")]
+        ['9e-13', '5e-06']
     """
-    eps = torch.finfo(dtype).eps
-    return min(count * eps, eps**0.5)
+    return torch.finfo(dtype).eps ** share
 
 
 def nearness(dtype: torch.dtype) -> float:
@@ -19,4 +21,4 @@ def nearness(dtype: torch.dtype) -> float:
 
     Units that share a boundary find it at positions that differ by rounding.
     """
-    return roundings(4096, dtype)
+    return tolerance(0.77, dtype)

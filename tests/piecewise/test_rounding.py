@@ -6,6 +6,7 @@ from networks import mlp
 from rational_sweeps import count_regions
 from slow_oracles import dense, points_at
 from slow_oracles import lengths as lengths_of
+from torch import nn
 from torch.nn import functional as F  # noqa: N812 as everybody calls it
 from torch.testing import assert_close
 
@@ -215,3 +216,35 @@ def test_values_integrals_and_parts_are_those_of_a_pass_without_copies():
     at = points_at(path, found.path, found.position)
     assert_close(found.values["output"], network(at))
     assert_close(cut.values["output"], found.values["output"])
+
+
+# Other precisions
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Hardtanh, nn.LeakyReLU])
+@pytest.mark.parametrize("seed", range(3))
+def test_single_precision_finds_the_regions_of_double_precision(activation, seed):
+    torch.manual_seed(seed)
+    network, path = mlp(3, 12, 12, 2, activation=activation), 2 * torch.randn(6, 3, 3)
+    expected = pieces(network, path).regions()
+    assert_close(pieces(network, path, dtype=torch.float32).regions(), expected)
+    cut = pieces(network, path, dtype=torch.float32, budget=2**12)
+    assert_close(cut.regions(), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_ends_and_finds_no_more_than_there_is(dtype):
+    torch.manual_seed(0)
+    network, path = mlp(3, 12, 12, 2, activation=nn.Hardtanh), 2 * torch.randn(6, 3, 3)
+    found, expected = pieces(network, path, dtype=dtype), pieces(network, path)
+    assert found.position.dtype == dtype
+    assert (found.regions() <= expected.regions()).all()
+    assert found.regions().sum() > 6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_units_that_converge_are_on_their_kink_in_every_precision(dtype):
+    lengths, path = random_numbers(1, 5, scale=0.5), random_numbers(102, 1, 2, 5, scale=3.0)
+    expected = count_regions(*path[0].tolist(), ring(TIMES, lengths))
+    found = pieces(relax(TIMES, lengths), path, dtype=dtype)
+    assert found.regions().tolist() == [expected]
