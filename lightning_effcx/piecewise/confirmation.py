@@ -11,6 +11,7 @@ The cost is one forward pass over as many rows as there are segments.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,26 +42,20 @@ class Claim:
         """Raise if a plain evaluation of the network gives other outputs.
 
         Args:
-            network: The network in the precision of the pass. Where it cannot be evaluated in that
-                precision, as if it casts its input, it is evaluated in its own.
+            network: The network in the precision of the pass.
         """
         # Some networks treat a batch of one in another way, such as by squeeze().
         x = torch.cat([self.x] * (2 if len(self.x) == 1 else 1))
-        with torch.no_grad(), differentiating():
-            try:
-                y = self._evaluate(network, x)
-            except RuntimeError:
-                original = network.original if isinstance(network, NetworkInPrecision) else network
-                y = self._evaluate(original, to_own(original, x))
+        y = self._chosen(evaluate_plainly(network, x), len(x))
         check_numbers(network, self.x, y)
         if not is_close(self.y, y, x=self.x, size=self.size):
             raise RefusedError(self._differ(y))
 
-    def _evaluate(self, network: Network, x: Tensor) -> Tensor:
-        made = list(tensors(tree_leaves(network(x.clone()))))
-        y = made[self.output]
+    def _chosen(self, returned: Any, count: int) -> Tensor:
+        """Return the outputs among what a network returned for `count` inputs."""
+        y = list(tensors(tree_leaves(returned)))[self.output]
         y = torch.view_as_real(y) if y.is_complex() else y
-        return y.reshape(len(x), -1)[: len(self.y)].to(self.y.device)
+        return y.reshape(count, -1)[: len(self.y)].to(self.y.device)
 
     def _differ(self, y: Tensor) -> str:
         apart = (y - self.y).abs()
@@ -70,6 +65,22 @@ class Claim:
             "rounds its numbers, or takes them out of torch, so it has no exact regions: use "
             "Transitions."
         )
+
+
+def evaluate_plainly(network: Network, x: Tensor) -> Any:
+    """Return what a network returns without a pass.
+
+    Args:
+        network: The network in the precision of the pass. Where it cannot be evaluated in that
+            precision, as if it casts its input, it is evaluated in its own.
+        x: The inputs.
+    """
+    with torch.no_grad(), differentiating():
+        try:
+            return network(x.clone())
+        except RuntimeError:
+            original = network.original if isinstance(network, NetworkInPrecision) else network
+            return original(to_own(original, x))
 
 
 def claim_between(rows: Rows, start: Tensor, x: Tensor, y: Tensor, output: int) -> Claim:

@@ -16,6 +16,7 @@ from typing_extensions import override
 from lightning_effcx.network import Network
 from lightning_effcx.piecewise.confirmation import Claim, claim_between
 from lightning_effcx.piecewise.crossings import FindCrossings, find_crossings
+from lightning_effcx.piecewise.failures import StoppedError
 from lightning_effcx.piecewise.orders import find_swaps
 from lightning_effcx.piecewise.passes import Pass
 from lightning_effcx.piecewise.rounding import Copies, RoundingError, Scale
@@ -33,7 +34,7 @@ _LEAST = 8  # rows of a pass, whatever they take
 _FEWEST_BITS = 32  # of a number: half precision has three digits, so that too many elements tie
 
 
-class TooLargeError(Exception):
+class TooLargeError(StoppedError):
     """The activations at all rows take more than the budget.
 
     Args:
@@ -49,7 +50,7 @@ class TooLargeError(Exception):
         self.bytes = bytes
 
 
-class IdleError(Exception):
+class IdleError(StoppedError):
     """The outputs do not depend on some sites: the next pass has to leave them out.
 
     Args:

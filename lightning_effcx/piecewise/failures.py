@@ -4,13 +4,20 @@ import re
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from lightning_effcx.network import Network
+from lightning_effcx.piecewise.confirmation import evaluate_plainly
 from lightning_effcx.piecewise.followed import Followed
-from lightning_effcx.tracing import RefusedError
+from lightning_effcx.tracing import RefusedError, choose_refusal
 
 # As torch calls them in its messages.
 _PRECISIONS = re.compile(r"(?<![a-z])(?:bfloat16|half|float|double)(?![a-z0-9])")
+
+
+class StoppedError(Exception):
+    """A pass gave up by itself. Whoever started it knows what to do."""
 
 
 class Failures:
@@ -18,15 +25,44 @@ class Failures:
 
     Args:
         followed: The tensors that the pass follows.
+        samples: Inputs at which the network has to run by itself.
     """
 
-    def __init__(self, followed: Followed) -> None:
+    def __init__(self, followed: Followed, samples: Tensor) -> None:
         self.followed = followed
+        self.samples = samples
         self._saw_stale = False
+
+    def explain(self, error: Exception, network: Network, refused: list[RefusedError]) -> Exception:
+        """Return why a network failed in a pass: its own error, if it fails without a pass, too.
+
+        Args:
+            error: What it raised.
+            network: The network.
+            refused: What was refused before.
+        """
+        if refused:
+            return choose_refusal(refused)
+        mixed = _mixed_precision(error, self.followed.dtype)
+        if mixed:
+            return mixed
+        is_own = not self.followed.rows.version or self._fails_alone(network, type(error))
+        return error if is_own else self.refusal(error)
+
+    def _fails_alone(self, network: Network, kind: type[Exception]) -> bool:
+        try:
+            evaluate_plainly(network, self.samples)
+        except Exception as error:  # noqa: BLE001 whatever the network raises
+            return type(error) is kind
+        return False
 
     def note(self, *arguments: Any) -> None:
         """Note the arguments of a call that failed."""
         self._saw_stale |= self.has_stale(*arguments)
+
+    def has_rows(self, *arguments: Any) -> bool:
+        """Tell whether some argument has, or is, the number of rows of before or of now."""
+        return any(map(self.followed.has_rows, tree_leaves(arguments)))
 
     def has_stale(self, *arguments: Any) -> bool:
         """Tell whether some argument has, or is, the number of rows before some were inserted."""
@@ -46,7 +82,7 @@ class Failures:
         )
 
 
-def mixed_precision(error: Exception, dtype: torch.dtype) -> RefusedError | None:
+def _mixed_precision(error: Exception, dtype: torch.dtype) -> RefusedError | None:
     """Return why a network failed, if its error says that it met numbers of two precisions."""
     message = message_of(error)
     if len(set(_PRECISIONS.findall(message.lower()))) < 2:  # noqa: PLR2004 two of them

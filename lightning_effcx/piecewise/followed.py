@@ -175,6 +175,13 @@ class Followed:
             return size
         return [self.rows.counts[self.versions[x]], *size[1:]]
 
+    def has_rows(self, argument: Any) -> bool:
+        """Tell whether an argument has, or is, the number of rows of before or of now."""
+        if isinstance(argument, Tensor):
+            is_constant = not self.depends(argument)
+            return is_constant and argument.dim() > 0 and len(argument) in self.rows.counts
+        return isinstance(argument, int) and argument in self.rows.counts
+
     def is_stale(self, argument: Any) -> bool:
         """Tell whether an argument has, or is, the number of rows before some were inserted."""
         before = self.rows.counts[:-1]

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_effcx.network import Network, differentiating, own_precision
 from lightning_effcx.piecewise.affine_calls import run_affine
-from lightning_effcx.piecewise.failures import Failures, mixed_precision
+from lightning_effcx.piecewise.failures import Failures, StoppedError
 from lightning_effcx.piecewise.followed import Followed
 from lightning_effcx.piecewise.python_calls import PythonCalls
 from lightning_effcx.piecewise.results import find_result, no_numbers
@@ -80,7 +80,7 @@ class Pass(TorchDispatchMode, ABC):
         self._writes = Writes(self.followed)
         self.steps = Steps(self.followed, self._writes)
         self._unfollowed = Unfollowed(self.followed, self.lineage)
-        self._failures = Failures(self.followed)
+        self._failures = Failures(self.followed, x)
         self._refused: list[RefusedError] = []
         self._raised: Exception | None = None  # by the pass itself, not by an operator
         self._origins: frozenset[Any] = frozenset()  # of what runs now
@@ -98,17 +98,14 @@ class Pass(TorchDispatchMode, ABC):
                 self,
             ):
                 y = network(self.x)
-        except (RuntimeError, IndexError) as error:
-            if self._raised is not None:
-                raise self._raised from error  # TorchScript makes a RuntimeError of every error
-            if self._refused:
-                raise choose_refusal(self._refused) from error
-            mixed = mixed_precision(error, self.x.dtype)
-            if mixed:
-                raise mixed from error
-            if not self.rows.version:
-                raise  # it has nothing to do with the rows that were inserted
-            raise self._failures.refusal(error) from error
+        except (RefusedError, StoppedError):
+            raise
+        except Exception as error:
+            # TorchScript makes a RuntimeError of every error.
+            reason = self._raised or self._failures.explain(error, network, self._refused)
+            if reason is error:
+                raise
+            raise reason from error
         self.output, output = find_result(y, self.followed, self.lineage)
         return self._outputs(output)
 
@@ -118,7 +115,7 @@ class Pass(TorchDispatchMode, ABC):
             self._writes,
             self._failures,
             self.__torch_dispatch__,
-            self._refused.append,
+            self._refused,
         )
 
     def _outputs(self, output: Tensor) -> Tensor:
@@ -177,11 +174,11 @@ class Pass(TorchDispatchMode, ABC):
             return self.followed.constants.run(call)
         try:
             out = self._run(call)
-        except (RuntimeError, IndexError):
-            self._failures.note(args, kwargs)
-            raise
-        except Exception as raised:
+        except (RefusedError, StoppedError) as raised:
             self._raised = raised
+            raise
+        except Exception:
+            self._failures.note(args, kwargs)
             raise
         self.lineage.add_call(call, out, self._origins)
         if self._is_unfollowed():

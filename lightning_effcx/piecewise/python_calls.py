@@ -18,10 +18,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lightning_effcx.piecewise.failures import Failures
+from lightning_effcx.piecewise.failures import Failures, StoppedError
 from lightning_effcx.piecewise.unfollowed import Unfollowed
 from lightning_effcx.piecewise.writes import Writes
-from lightning_effcx.tracing import RefusedError, tensors
+from lightning_effcx.tracing import RefusedError, choose_refusal, tensors
 
 _INDEXING = frozenset({Tensor.__getitem__, Tensor.__setitem__})
 # Names of Python's functions that write in place, such as `Tensor.__iadd__`; no operators of torch.
@@ -38,7 +38,7 @@ class PythonCalls(TorchFunctionMode):
         writes: Writes to what the pass follows.
         failures: Notes the calls that failed.
         dispatch: Runs a call as if it had reached the dispatcher.
-        refuse: Notes a refusal, which counts if the outputs depend on it.
+        refused: What was refused so far. It counts if the outputs depend on it.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class PythonCalls(TorchFunctionMode):
         writes: Writes,
         failures: Failures,
         dispatch: Callable[..., Any],
-        refuse: Callable[[RefusedError], None],
+        refused: list[RefusedError],
     ) -> None:
         super().__init__()
         self.unfollowed = unfollowed
@@ -55,17 +55,20 @@ class PythonCalls(TorchFunctionMode):
         self.writes = writes
         self.failures = failures
         self.dispatch = dispatch
-        self.refuse = refuse
+        self.refused = refused
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         del types
         kwargs = kwargs or {}
+        before = len(self.refused)
         try:
             return self._run(func, args, kwargs)
-        except (RuntimeError, ValueError) as error:
-            return self._run_again(func, args, kwargs, error)
+        except (RefusedError, StoppedError):
+            raise
+        except Exception as error:  # noqa: BLE001 torch raises many sorts
+            return self._run_again(func, args, kwargs, error, self.refused[before:])
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         x: Any = args[0] if args else kwargs.get("input")
@@ -108,29 +111,38 @@ class PythonCalls(TorchFunctionMode):
         return target, index, value
 
     def _run_again(
-        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
+        self, func: Any, args: Any, kwargs: Any, error: Exception, refused: list[RefusedError]
     ) -> Any:
         """Run a call again that failed because of what its arguments are in a pass.
 
-        If some have another precision than the pass, they get it. If some have too few rows, the
-        call runs unfollowed. An example is a loss with a label for each sample, which the outputs
-        may not depend on.
+        If some have another precision than the pass, they get it. If constants have as many rows
+        as there are, or were, the call runs unfollowed, at the rows of the start. An example is a
+        loss with a label for each sample, which the outputs may not depend on.
         """
         self.failures.note(args, kwargs)
         leaves = tree_leaves((args, kwargs))
-        is_followed = any(map(self.followed.depends, leaves))
-        if isinstance(error, RefusedError) or not is_followed or _may_write(func, kwargs):
+        if not any(map(self.unfollowed.depends, leaves)) or _may_write(func, kwargs):
             raise error
         precise, named = tree_map(self._precise, (args, kwargs))
         if not all(map(operator.is_, tree_leaves((precise, named)), leaves)):
             with suppress(RuntimeError, ValueError):
                 return func(*precise, **named)
-        if not self.failures.has_stale(args, kwargs):
+        if not self.followed.rows.version or not self.failures.has_rows(args, kwargs):
             raise error
-        refusal = self.failures.refusal(error)
-        self.refuse(refusal)
+        refusal = choose_refusal(refused) if refused else self.failures.refusal(error)
+        self.refused.append(refusal)
+        try:
+            return self._run_at_start(func, args, kwargs, refusal)
+        except (RefusedError, StoppedError):
+            raise
+        except Exception:  # noqa: BLE001 torch raises many sorts
+            return self._run_at_start(func, args, kwargs, refusal, with_constants=True)
+
+    def _run_at_start(
+        self, func: Any, args: Any, kwargs: Any, refusal: RefusedError, **options: bool
+    ) -> Any:
         with _disable_current_modes():  # the copies are ours
-            given, named = self.unfollowed.copy_all((args, kwargs), refusal)
+            given, named = self.unfollowed.copy_all((args, kwargs), refusal, **options)
         return func(*given, **named)
 
     def _precise(self, argument: Any) -> Any:

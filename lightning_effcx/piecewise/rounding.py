@@ -16,6 +16,7 @@ import math
 import torch
 from torch import Tensor
 
+from lightning_effcx.piecewise.failures import StoppedError
 from lightning_effcx.piecewise.rows import Rows
 from lightning_effcx.piecewise.tolerances import tolerance
 
@@ -26,7 +27,7 @@ _SURE = 0.77  # what is so far from its kink is not judged
 _SEEN = 16  # rows of each tensor, which tell its size
 
 
-class RoundingError(Exception):
+class RoundingError(StoppedError):
     """A unit comes so near to a kink that the pass has to be made with copies of its rows."""
 
 

@@ -63,18 +63,24 @@ class Unfollowed:
         out = self._run(replace(call, args=given, kwargs=named))
         return tree_map(lambda made: originals.get(id(made), made), out)
 
-    def copy_all(self, arguments: Any, origin: Any) -> Any:
-        """Return arguments with a copy of each tensor that the pass follows.
+    def copy_all(self, arguments: Any, origin: Any, *, with_constants: bool = False) -> Any:
+        """Return arguments with a copy of each tensor that the pass follows, at the first rows.
 
         Args:
             arguments: The arguments of a call.
             origin: An origin to add to the origins of each copy.
+            with_constants: Whether to cut constants to as many rows, if they may have one for each
+                sample, such as labels.
         """
+        has_rows = self.followed.has_rows
 
         def copy(argument: Any) -> Any:
-            if not self.followed.depends(argument):
+            if self.followed.depends(argument):
+                made = self.copy(argument)
+            elif with_constants and isinstance(argument, Tensor) and has_rows(argument):
+                made = argument[: self.followed.rows.counts[0]].clone()
+            else:
                 return argument
-            made = self.copy(argument)
             self.lineage.add(self.lineage.of(argument) | {origin}, made)
             return made
 

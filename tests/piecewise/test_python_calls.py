@@ -72,7 +72,9 @@ class SilentError(RuntimeError):
 
 def test_an_error_without_a_message_is_named_by_its_type():
     def network(x):
-        raise SilentError(LINEAR(x).relu())
+        if len(LINEAR(x).relu()) == len(x):
+            return x
+        raise SilentError
 
     with pytest.raises(ValueError, match=r"use Transitions \(SilentError\)"):
         pieces(network, 3 * torch.randn(2, 3, 8))
