@@ -33,7 +33,7 @@ from lightning_effcx.metrics.samples import check_samples
 from lightning_effcx.metrics.scoring import Chunk, Scores
 from lightning_effcx.network import Network, in_precision, to_precision
 from lightning_effcx.options import check_count
-from lightning_effcx.piecewise import bends
+from lightning_effcx.piecewise import Bends, bends
 
 
 def boundary_distance(
@@ -111,17 +111,13 @@ def boundary_distance_per_site(
 def _distances(network: Network, x: Tensor, chunk: int) -> dict[str, Tensor]:
     """Return the distances, with the units' gradients taken over chunks of input directions."""
     d = x.shape[1:].numel()
-    gaps: dict[str, Tensor] = {}
-    squares: dict[str, Tensor] = {}
+    total: dict[str, Bends] = {}
     for index in torch.arange(d, device=x.device).split(max(1, chunk // len(x) - 2)):
         directions = torch.nn.functional.one_hot(index, d).to(x).reshape(-1, *x.shape[1:])
         for site, found in bends(network, x, directions).items():
-            gaps[site] = found.gap
-            squares[site] = squares.get(site, 0) + found.squares
-    return {
-        site: torch.where(squares[site] > 0, gap / squares[site].sqrt(), torch.inf).amin(1)
-        for site, gap in gaps.items()
-    }
+            squares = found.squares + (total[site].squares if site in total else 0)
+            total[site] = replace(found, squares=squares)
+    return {site: found.distances().amin(1) for site, found in total.items()}
 
 
 class BoundaryDistance(SampleMetric):

@@ -82,7 +82,7 @@ def _rows(
         # The gradient needs a leaf that is not an inference tensor. The graph of a caller who
         # differentiates by x must continue instead.
         x = x.clone() if keep_graph and x.requires_grad else x.detach().clone().requires_grad_()
-        y = evaluate(network, x)
+        y = _evaluate_with_graph(network, x)
         y = y if of == "outputs" else _probabilities(y)
         norms = []
         for cotangent in _cotangents(y, directions, generator):
@@ -113,7 +113,7 @@ def _both(network: Network, x: Tensor) -> tuple[Tensor, Tensor]:
     """
     with differentiating(), torch.enable_grad():
         x = x.detach().clone().requires_grad_()
-        y = evaluate(network, x)
+        y = _evaluate_with_graph(network, x)
 
         def pulled_back(cotangent: Tensor) -> Tensor:
             return _pulled_back(y, x, cotangent).flatten(1)
@@ -138,10 +138,10 @@ def _pulled_back(y: Tensor, x: Tensor, cotangent: Tensor, *, keep_graph: bool = 
             (row,) = torch.autograd.grad(
                 y, x, cotangent, retain_graph=True, create_graph=keep_graph, allow_unused=True
             )
-        except (RuntimeError, NotImplementedError) as error:
-            if "not implemented" not in str(error):
-                raise
-            raise ValueError(_without_derivative(error)) from error
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise _without_derivative(error) from error
     # Without a gradient, outputs that are equal for all samples count as constant.
     if row is None and not torch.equal(y, y[:1].expand_as(y)):
         raise ValueError(
@@ -149,13 +149,31 @@ def _pulled_back(y: Tensor, x: Tensor, cotangent: Tensor, *, keep_graph: bool = 
             "no_grad, detach, NumPy or argmax: measure another part of the module with network=, "
             "or use Transitions."
         )
+    if row is not None and row.isnan().any():
+        raise ValueError(
+            "the gradient of the network is NaN at some samples, where torch cannot differentiate "
+            "one of its operators: measure another part of the module with network=, or use "
+            "Transitions."
+        )
     return torch.zeros_like(x) if row is None else row
 
 
-def _without_derivative(error: Exception) -> str:
-    return (
+def _evaluate_with_graph(network: Network, x: Tensor) -> Tensor:
+    try:
+        return evaluate(network, x)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        with torch.no_grad():
+            evaluate(network, x.detach())  # what is wrong without gradients is another error
+        raise _without_derivative(error) from error
+
+
+def _without_derivative(error: Exception) -> ValueError:
+    first, *_ = str(error).splitlines() or [type(error).__name__]
+    return ValueError(
         "the network has an operator that torch cannot differentiate: measure another part of the "
-        f"module with network=, or use Transitions ({str(error).rstrip('.')})."
+        f"module with network=, or use Transitions ({first.rstrip('.')})."
     )
 
 

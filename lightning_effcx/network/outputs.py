@@ -73,7 +73,11 @@ def say_random(place: Place, raw: Any, again: Any, x: Tensor) -> str:
     return (
         f"the network's outputs {f'`{name}` ' if name else ''}are random: evaluated twice at the "
         "same samples, they differ"
-        + (f"; choose others with {join_words(steady, 'or')}, which are not" if steady else "")
+        + (
+            f"; choose others with {join_words(steady, 'or')}, which are not"
+            if steady
+            else ", but measures need a function: choose a part that is not random with network="
+        )
     )
 
 

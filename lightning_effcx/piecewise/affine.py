@@ -55,7 +55,8 @@ class Bends:
 
     def distances(self) -> Tensor:
         """Return how far each unit bends from the samples; infinite where it does not, `(n, g)`."""
-        return torch.where(self.squares > 0, self.gap / self.squares.sqrt(), torch.inf)
+        found = torch.where(self.squares > 0, self.gap / self.squares.sqrt(), torch.inf)
+        return found if found.shape[1] else found.new_full((len(found), 1), torch.inf)
 
 
 def bends(network: Network, x: Tensor, directions: Tensor | None = None) -> dict[str, Bends]:

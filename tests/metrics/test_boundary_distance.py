@@ -322,3 +322,11 @@ def test_networks_without_regions_have_no_nearest_boundary(network, message):
 def test_a_chunk_has_a_row():
     with pytest.raises(ValueError, match="chunk=0: expected at least 1 row"):
         boundary_distance(torch.relu, torch.randn(6, 4), chunk=0)
+
+
+def test_a_choice_among_one_element_bounds_nothing():
+    def network(x):
+        return torch.cat([x.relu(), x.sum(1, keepdim=True).median(1, keepdim=True).values], 1)
+
+    x = torch.tensor([[3.0, 4.0], [-1.0, 2.0]])
+    assert boundary_distance(network, x).tolist() == [3.0, 1.0]

@@ -396,5 +396,39 @@ def test_an_operator_without_a_derivative_is_refused_in_one_sentence(network, me
         measure(network, torch.eye(2))
 
 
+def resized(x):
+    return x.clone().resize_(len(x), 2)
+
+
+def nan_gradient(x):
+    return torch.where(x > 2, x.sqrt(), (0 * x).detach() + x - x) * 1.0
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (resized, r"that torch cannot differentiate: .*use Transitions \(cannot resize variables"),
+        (nan_gradient, "the gradient of the network is NaN at some samples, .*use Transitions"),
+    ],
+)
+@pytest.mark.parametrize("measure", [jacobian_norm, JacobianNorm("both").update])
+def test_a_derivative_that_torch_does_not_find_is_refused(network, message, measure):
+    with pytest.raises(ValueError, match=message):
+        measure(network, torch.eye(2))
+
+
+def test_an_error_of_the_network_itself_stays_what_it_is():
+    calls = []
+
+    def network(x):
+        calls.append(x)
+        if len(calls) > 4:  # after the check of samples
+            raise RuntimeError("the file of weights is gone")
+        return x
+
+    with pytest.raises(RuntimeError, match="the file of weights is gone"):
+        jacobian_norm(network, torch.eye(2))
+
+
 def test_a_constant_has_no_slope():
     assert_close(jacobian_norm(lambda x: torch.ones(len(x), 2), torch.eye(3)), torch.zeros(3))

@@ -40,9 +40,10 @@ def see(module: nn.Module, output: str | int | None = None) -> Any:
 
 
 RANDOM = "are random: evaluated twice at the same samples, they differ"
+ADVICE = "but measures need a function: choose a part that is not random with network="
 OTHERS = "output='a' or output='b'"
 REFUSED = {
-    "one output": (lambda z, mean: z, f"the network's outputs {RANDOM}"),
+    "one output": (lambda z, mean: z, f"the network's outputs {RANDOM}, {ADVICE}"),
     "one of a dictionary": (
         lambda z, mean: {"z": z, "a": mean, "b": -mean, "n": 3},
         f"the network's outputs `z` {RANDOM}; choose others with {OTHERS}, which are not",
@@ -55,7 +56,7 @@ REFUSED = {
         lambda z, mean: {"code": [z], "q": Code(mean, -mean), "other": z + 1},
         f"the network's outputs `code[0]` {RANDOM}; choose others with output='q', which are not",
     ),
-    "all": (lambda z, mean: {"z": z, "w": -z}, f"the network's outputs `z` {RANDOM}"),
+    "all": (lambda z, mean: {"z": z, "w": -z}, f"the network's outputs `z` {RANDOM}, {ADVICE}"),
 }
 
 
