@@ -26,23 +26,26 @@ class Failures:
     Args:
         followed: The tensors that the pass follows.
         samples: Inputs at which the network has to run by itself.
+
+    Attributes:
+        refused: What was refused so far. It counts if the outputs depend on it.
     """
 
     def __init__(self, followed: Followed, samples: Tensor) -> None:
         self.followed = followed
         self.samples = samples
+        self.refused: list[RefusedError] = []
         self._saw_stale = False
 
-    def explain(self, error: Exception, network: Network, refused: list[RefusedError]) -> Exception:
+    def explain(self, error: Exception, network: Network) -> Exception:
         """Return why a network failed in a pass: its own error, if it fails without a pass, too.
 
         Args:
             error: What it raised.
             network: The network.
-            refused: What was refused before.
         """
-        if refused:
-            return choose_refusal(refused)
+        if self.refused:
+            return choose_refusal(self.refused)
         mixed = _mixed_precision(error, self.followed.dtype)
         if mixed:
             return mixed

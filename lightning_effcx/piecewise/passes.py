@@ -81,7 +81,7 @@ class Pass(TorchDispatchMode, ABC):
         self.steps = Steps(self.followed, self._writes)
         self._unfollowed = Unfollowed(self.followed, self.lineage)
         self._failures = Failures(self.followed, x)
-        self._refused: list[RefusedError] = []
+        self._refused = self._failures.refused
         self._raised: Exception | None = None  # by the pass itself, not by an operator
         self._origins: frozenset[Any] = frozenset()  # of what runs now
 
@@ -102,7 +102,7 @@ class Pass(TorchDispatchMode, ABC):
             raise
         except Exception as error:
             # TorchScript makes a RuntimeError of every error.
-            reason = self._raised or self._failures.explain(error, network, self._refused)
+            reason = self._raised or self._failures.explain(error, network)
             if reason is error:
                 raise
             raise reason from error
@@ -115,7 +115,7 @@ class Pass(TorchDispatchMode, ABC):
             self._writes,
             self._failures,
             self.__torch_dispatch__,
-            self._refused,
+            self.names,
         )
 
     def _outputs(self, output: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from lightning_effcx.piecewise.failures import Failures, StoppedError
 from lightning_effcx.piecewise.unfollowed import Unfollowed
 from lightning_effcx.piecewise.writes import Writes
-from lightning_effcx.tracing import RefusedError, choose_refusal, tensors
+from lightning_effcx.tracing import RefusedError, SiteNames, choose_refusal, tensors
 
 _INDEXING = frozenset({Tensor.__getitem__, Tensor.__setitem__})
 # Names of Python's functions that write in place, such as `Tensor.__iadd__`; no operators of torch.
@@ -38,7 +38,7 @@ class PythonCalls(TorchFunctionMode):
         writes: Writes to what the pass follows.
         failures: Notes the calls that failed.
         dispatch: Runs a call as if it had reached the dispatcher.
-        refused: What was refused so far. It counts if the outputs depend on it.
+        names: The names of the sites.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class PythonCalls(TorchFunctionMode):
         writes: Writes,
         failures: Failures,
         dispatch: Callable[..., Any],
-        refused: list[RefusedError],
+        names: SiteNames,
     ) -> None:
         super().__init__()
         self.unfollowed = unfollowed
@@ -55,19 +55,21 @@ class PythonCalls(TorchFunctionMode):
         self.writes = writes
         self.failures = failures
         self.dispatch = dispatch
-        self.refused = refused
+        self.refused = failures.refused
+        self.names = names
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         del types
         kwargs = kwargs or {}
-        before = len(self.refused)
+        before, named = len(self.refused), self.names.count()
         try:
             return self._run(func, args, kwargs)
         except (RefusedError, StoppedError):
             raise
         except Exception as error:  # noqa: BLE001 torch raises many sorts
+            self.names.take_back(named)
             return self._run_again(func, args, kwargs, error, self.refused[before:])
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -120,6 +122,7 @@ class PythonCalls(TorchFunctionMode):
         loss with a label for each sample, which the outputs may not depend on.
         """
         self.failures.note(args, kwargs)
+        count = self.names.count()
         leaves = tree_leaves((args, kwargs))
         if not any(map(self.unfollowed.depends, leaves)) or _may_write(func, kwargs):
             raise error
@@ -127,6 +130,7 @@ class PythonCalls(TorchFunctionMode):
         if not all(map(operator.is_, tree_leaves((precise, named)), leaves)):
             with suppress(RuntimeError, ValueError):
                 return func(*precise, **named)
+            self.names.take_back(count)
         if not self.followed.rows.version or not self.failures.has_rows(args, kwargs):
             raise error
         refusal = choose_refusal(refused) if refused else self.failures.refusal(error)
@@ -136,6 +140,7 @@ class PythonCalls(TorchFunctionMode):
         except (RefusedError, StoppedError):
             raise
         except Exception:  # noqa: BLE001 torch raises many sorts
+            self.names.take_back(count)
             return self._run_at_start(func, args, kwargs, refusal, with_constants=True)
 
     def _run_at_start(

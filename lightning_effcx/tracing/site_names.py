@@ -28,6 +28,7 @@ class SiteNames:
         self._path: list[tuple[str, nn.Module]] = []
         # The ends of the network have these names, so the first such site is `input_2`.
         self._executions: Counter[str] = Counter(input=1, output=1)
+        self._given: list[str] = []
 
     def __enter__(self) -> Self:
         self._handles = [
@@ -51,7 +52,17 @@ class SiteNames:
         )
         stem = path if is_activation and path else f"{path}.{operation}".lstrip(".")
         self._executions[stem] += 1
+        self._given.append(stem)
         return stem if self._executions[stem] == 1 else f"{stem}_{self._executions[stem]}"
+
+    def count(self) -> int:
+        """Return how many names were given."""
+        return len(self._given)
+
+    def take_back(self, count: int) -> None:
+        """Forget all names but the first `count`, since what they stand for runs once more."""
+        self._executions.subtract(self._given[count:])
+        del self._given[count:]
 
     def _enter(self, module: nn.Module, _: Any) -> None:
         if module not in self._names:  # a root: the network, or a module that a function calls

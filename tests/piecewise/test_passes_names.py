@@ -18,6 +18,8 @@ BESIDE = {
     "questions": lambda h: (h > 0, (h > h.mean(0)).any(), (h.max() > 3).logical_not()),
     "a flag": lambda h: torch.isfinite(h).all(),
     "a loss": lambda h: F.cross_entropy(h, torch.zeros(len(h), dtype=torch.long)),
+    "a loss that bends": lambda h: F.margin_ranking_loss(h[:, 0], h[:, 1], torch.ones(len(h))),
+    "a loss with labels": lambda h: F.multi_margin_loss(h, torch.zeros(len(h), dtype=torch.long)),
     "a loss behind a kink": lambda h: F.mse_loss(h.relu(), torch.zeros_like(h)).sqrt(),
     "a maximum of a curve": lambda h: h.softmax(1).max(1),
     "ranks": lambda h: h.sort(1).indices.max(),
@@ -34,7 +36,7 @@ def test_what_is_computed_beside_the_outputs_changes_no_name_in_one_of_them_only
         h = torch.relu(LAYER(x))
         beside(LAYER(x).abs())
         h = torch.stack([h, h.abs() - 0.1, h.relu()], 1).max(1).values
-        h = torch.maximum(h, h.roll(1, 1) - 0.2)
+        h = torch.maximum(h, h.roll(1, 1) - 0.2).clamp_min(0.1)
         return h.sort(1).values - h.amax(1, keepdim=True)
 
     path = 2 * torch.randn(2, 3, 4)
