@@ -203,6 +203,9 @@ class AffineExtension(Pass):
         moved = first - second
         # Equal elements that are computed in two ways differ by rounding.
         moved = moved.where(moved.abs() > _ROUNDING * (first.abs() + second.abs()), 0.0)
+        if not gap.numel():  # a choice from one element never ties
+            never = gap.new_full((self.samples, 1), torch.inf)
+            return Bends(never, torch.zeros_like(never), units, rivals.kinks)
         return Bends(self._by_sample(gap), self._squares(moved), units, rivals.kinks)
 
     def claim(self, x: Tensor, y: Tensor, directions: Tensor, bends: dict[str, Bends]) -> Claim:

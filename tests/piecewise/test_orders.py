@@ -168,6 +168,27 @@ def test_each_position_is_a_unit_and_each_two_elements_can_swap_once(order, unit
     assert transitions(network, x[None]).item() == changed
 
 
+ONE_ELEMENT = {
+    "median": lambda h: h.median(1).values[:, None],
+    "sort": lambda h: h.sort(1).values,
+    "kthvalue": lambda h: h.kthvalue(1, 1).values[:, None],
+    "topk": lambda h: h.topk(1, 1).values,
+    "maximum": lambda h: h.amax(1, keepdim=True),
+    "running maximum": lambda h: h.cummax(1).values,
+    "pooling": lambda h: F.max_pool1d(h[:, None], 1)[:, 0],
+    "a scalar in vmap": torch.vmap(lambda h: h[0].median()[None]),
+}
+
+
+@pytest.mark.parametrize("choose", ONE_ELEMENT.values(), ids=ONE_ELEMENT)
+def test_a_choice_from_one_element_has_no_boundary(choose):
+    def network(x):
+        return choose(x[:, :1])
+
+    assert boundary_distance(network, torch.randn(3, 4)).tolist() == [math.inf] * 3
+    assert pieces(network, torch.randn(2, 3, 4)).regions().tolist() == [1, 1]
+
+
 REFUSED = {
     "any order": (lambda x: x.topk(2, 1, sorted=False).values, r"site 'topk' \(topk\) is not con"),
     "mode": (
