@@ -28,7 +28,7 @@ from lightning_effcx.piecewise.rivals import Rivals, find_rivals
 from lightning_effcx.piecewise.rounding import COPIES, Noise, RoundingError, Scale, least, spread
 from lightning_effcx.piecewise.rows import Rows
 from lightning_effcx.piecewise.winners import contest, number_units, place
-from lightning_effcx.tracing import Operation, OperatorCall, returns_views, tensors
+from lightning_effcx.tracing import Operation, OperatorCall
 
 _LONG = 2.0**300  # the length of the directions: a power of two, so that no digit changes
 _CONSTANT = 2.0**200  # what is larger at zero is a constant, such as the fill of a mask
@@ -127,11 +127,7 @@ class AffineExtension(Pass):
     @override
     def _follow(self, call: OperatorCall) -> Any:
         out = super()._follow(call)
-        if returns_views(call.func) and call.overwritten() is None:
-            return out  # it has no numbers of its own
-        for tensor in filter(self.followed.depends, tensors(out)):
-            if self.steps.have(tensor):
-                continue  # rounding does not change truth values
+        for tensor in self._made(call, out):
             moved = tensor.unflatten(0, (self.blocks, -1))[2:]
             self._scale.see(moved.flatten(0, 1))
             self._noise.change(moved[self.directions :])

@@ -23,7 +23,7 @@ from lightning_effcx.piecewise.rounding import Copies, RoundingError, Scale
 from lightning_effcx.piecewise.rows import Rows
 from lightning_effcx.piecewise.sides import split
 from lightning_effcx.piecewise.winners import count_rounds, find_changes, find_ties
-from lightning_effcx.tracing import Operation, OperatorCall, returns_views, tensors, tying
+from lightning_effcx.tracing import Operation, OperatorCall, tying
 
 Integrate: TypeAlias = Callable[[str, Rows, Tensor], Tensor | None]
 """Maps a site, the rows so far and the site's values `(r, v)` there to one number for each interval
@@ -160,11 +160,7 @@ class Engine(Pass):
     @override
     def _follow(self, call: OperatorCall) -> Any:
         out = super()._follow(call)
-        if returns_views(call.func) and call.overwritten() is None:
-            return out  # it has no numbers of its own
-        for tensor in filter(self.followed.depends, tensors(out)):
-            if self.steps.have(tensor):
-                continue  # rounding does not change truth values
+        for tensor in self._made(call, out):
             self._scale.see(tensor)
             self._copies.change(tensor)
         return out

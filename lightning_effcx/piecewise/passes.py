@@ -44,6 +44,7 @@ from lightning_effcx.tracing import (
     mixing,
     nonlinearity,
     operator_of,
+    returns_views,
     tensors,
     writing,
 )
@@ -256,6 +257,13 @@ class Pass(TorchDispatchMode, ABC):
         self._leave(name, out if isinstance(out, Tensor) else out[0])
         return out
 
+    def _made(self, call: OperatorCall, out: Any) -> list[Tensor]:
+        """Return the followed tensors whose numbers a call computed, which rounding may change."""
+        if returns_views(call.func) and call.overwritten() is None:
+            return []
+        followed = filter(self.followed.depends, tensors(out))
+        return [tensor for tensor in followed if not self.steps.have(tensor)]
+
     def _check_digits(self, call: OperatorCall) -> None:
         """Refuse a call that rounds its result to fewer digits than the network itself has.
 
@@ -264,6 +272,8 @@ class Pass(TorchDispatchMode, ABC):
         dtype = call.type_made()
         if dtype is None or operator_of(call.func).is_fresh:
             return
+        if all(map(self.steps.have, call.operands)):
+            return  # truth values are whole numbers
         eps = torch.finfo(dtype).eps
         if eps > torch.finfo(self.x.dtype).eps:
             own = own_precision(self._network)
