@@ -89,11 +89,14 @@ def own_precision(network: Network) -> torch.dtype:
 
 
 def to_own(network: Network, x: Tensor) -> Tensor:
-    """Return an input in the precision of a network's parameters, and on their device."""
+    """Return an input in the precision of a network's parameters, and on their device.
+
+    A network whose parameters are not found is taken for one in single precision.
+    """
     parameters, others = _floating(state_of(owner_of(network) or network).tensors)
     for own in parameters + others:
         return x.to(own.device, own.dtype)
-    return x.to(torch.get_default_dtype())
+    return x.to(torch.float32)
 
 
 def _coarsest(held: Mapping[int, Tensor]) -> torch.dtype:
