@@ -4,6 +4,7 @@ Views need no rule, since a layout holds for a whole memory. Every other call ma
 writes into memory. Its result is located by the places in its operands:
 
 * a call on every entry alone keeps the dimension of the samples, counted from the end;
+* a call by an index along the dimension of the samples runs on labels (`sample_labels.py`);
 * a call that removes, adds or joins dimensions names them in its arguments;
 * any other call keeps the dimension if its length stays the same.
 
@@ -27,6 +28,7 @@ from lightning_effcx.tracing.places import (
     locate_reordered,
     memory_of,
 )
+from lightning_effcx.tracing.sample_labels import locate_by_labels
 
 
 class SamplePlaces:
@@ -108,6 +110,8 @@ class SamplePlaces:
             return locate_reordered(operand.shape, place, out.shape, self.n)
         if "groups" in call.given and "weight" in call.given:
             return self._in_groups(call, operand, place, out)
+        if _is_along_samples(call, operand, place):
+            return locate_by_labels(call, operand, place, out, self.n)
         if "dim" in call.given or "dims" in call.given:
             return _beside_named(call, operand, place, out)
         return _kept(call, operand, place, out)
@@ -145,6 +149,15 @@ class SamplePlaces:
         if dim != int(is_input) or call.given["groups"] % groups:
             return None  # it sums over samples
         return SamplePlace(1 - out.dim(), place.before, out.shape[1] // groups)
+
+
+def _is_along_samples(call: OperatorCall, operand: Tensor, place: SamplePlace) -> bool:
+    """Tell whether a call takes or puts entries by an index along the dimension of the samples."""
+    dim = operand.dim() + place.dim
+    if "index" in call.given and isinstance(call.given.get("dim"), int):
+        return bool(call.given["dim"] % operand.dim() == dim)
+    indices = call.given.get("indices") or ()
+    return len(indices) > dim and indices[dim] is not None
 
 
 def _beside_named(

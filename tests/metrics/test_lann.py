@@ -466,7 +466,7 @@ def test_what_has_no_derivative_is_told_so(inner, error):
         network = nn.Sequential(nn.Linear(3, 8), activation, nn.Linear(8, 2))
         given = network if inner else as_function(network)
         with pytest.raises(
-            ValueError, match="has no derivative|is no activation of|piecewise linear already"
+            ValueError, match=r"has no derivative|is no activation of|piecewise linear already"
         ):
             lann_complexity(given, torch.randn(60, 3), error=error)
 
