@@ -311,6 +311,7 @@ TESTS_ACROSS_ROOMS = {
     "foreign",
     "hostile_files",
     "memory",
+    "named_cases",
     "no_trace",
     "older_formats",
     "oracles",

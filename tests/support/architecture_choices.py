@@ -50,23 +50,22 @@ def masked_maximum(net, d, r):
 
 @step
 def order(net, d, r):
-    form = r.choice(range(5))
+    form, k = r.choice(range(5)), d // 2 + 1
 
     def run(net, h):
-        k = d // 2 + 1
         if form == 0:
             net.note_order(h)
             return h.sort(1).values
         if form == 1:
             net.note_order(h)
-            return torch.cat([h.topk(k, 1).values, h[:, k:]], 1)
+            return h.sort(1, descending=True)[0]
         if form == 2:
-            net.note_index(h.median(1).indices)
-            return h - h.median(1, keepdim=True).values
+            net.note_order(h, k)
+            return torch.cat([h.topk(k, 1).values, h[:, k:]], 1)
         if form == 3:
-            net.note_index(h.kthvalue(k, 1).indices)
-            return h + h.kthvalue(k, 1, keepdim=True).values
-        net.note_order(h)
-        return h.sort(1, descending=True)[0]
+            net.note_equal(h, lambda h: h.median(1, keepdim=True).values)
+            return h - h.median(1, keepdim=True).values
+        net.note_equal(h, lambda h: h.kthvalue(k, 1, keepdim=True).values)
+        return h + h.kthvalue(k, 1, keepdim=True).values
 
     return run, d

@@ -14,27 +14,20 @@ def conv1d(net, d, r):
     groups, dilation = r.choice([1, 2]), r.choice([1, 2])
     mode = r.choice(["zeros", "reflect", "replicate", "circular", "low"])
     w = net.weight(c, c // groups, 3)
-    time_first = r.random() < 0.3
     w2 = net.weight(6, c * 6)
 
     def run(net, h):
         z = F.linear(h, net.p[w0]).view(-1, c, 6)
         if mode == "low":
             z = F.pad(z, (1, 1), value=-math.inf)
-            net.note_index(F.max_pool1d(z, 3, 1, return_indices=True)[1])
+            net.note_choice(z.unfold(2, 3, 1))
             z = F.max_pool1d(z, 3, 1)
         elif mode != "zeros":
             z = F.pad(z, (dilation, dilation), mode=mode)
         padding = dilation if mode in ("zeros", "low") else 0
         z = F.conv1d(z, net.p[w], None, 1, padding, dilation, groups)
-        if time_first:
-            z = z.permute(2, 0, 1)
-            net.note(z)
-            z = torch.relu(z).permute(1, 2, 0)
-        else:
-            net.note(z)
-            z = torch.relu(z)
-        return F.linear(z.flatten(1), net.p[w2])
+        net.note(z)
+        return F.linear(torch.relu(z).flatten(1), net.p[w2])
 
     return run, 6
 

@@ -54,7 +54,7 @@ def big_weights(net, d, r):
 
     def run(net, h):
         z = F.linear(h, net.p[w] * scale, net.p[b] * scale)
-        net.note(z)
+        net.note(z / scale)
         return torch.relu(z) / scale
 
     return run, d

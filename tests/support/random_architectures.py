@@ -37,25 +37,36 @@ class Architecture(nn.Module):
     def note(self, *units: Tensor) -> None:
         """Take note of units that bend where they are 0, where somebody listens."""
         if self.heard is not None:
-            self.heard += [(each > 0).long().flatten() for each in units]
+            # Units that are made of nothing but rounding are on their kink.
+            self.heard += [(each > 1e-14).long().flatten() for each in units]
 
     def note_near(self, z: Tensor, h: Tensor) -> None:
         """Take note of units `z` made of `h`, some of which stay on their kink up to rounding."""
         if self.heard is not None:
-            self.note(torch.where(z.abs() <= 1e-11 * h.abs().max(), 0.0, z))
+            self.heard.append((z > _slack(h)).long().flatten())
 
     def note_choice(self, values: Tensor, dim: int = -1) -> None:
-        """Take note of the winners among values."""
+        """Take note of the winners among values, several where some are equal up to rounding."""
         if self.heard is not None:
-            self.heard.append(-1 - values.argmax(dim).flatten())
+            best = values.amax(dim, keepdim=True)
+            self.heard.append((values >= best - _slack(best)).long().flatten())
 
-    def note_order(self, values: Tensor, dim: int = -1) -> None:
-        """Take note of the order of values."""
+    def note_order(self, values: Tensor, first: int | None = None) -> None:
+        """Take note of the order of values `(1, d)`, or of the first of them in it."""
         if self.heard is not None:
-            self.heard.append(-1 - values.argsort(dim).flatten())
+            ahead = values[:, :, None] - values[:, None] > _slack(values)
+            if first is not None:
+                ahead &= (ahead.sum(1) < first)[:, :, None]
+            self.heard.append(ahead.long().flatten())
+
+    def note_equal(self, values: Tensor, chosen: Callable[[Tensor], Tensor]) -> None:
+        """Take note of which values are the chosen one, several where some are equal."""
+        if self.heard is not None:
+            away = (values - chosen(values)).abs()
+            self.heard.append((away <= _slack(values)).long().flatten())
 
     def note_index(self, index: Tensor) -> None:
-        """Take note of choices."""
+        """Take note of choices that the network asks for anyway."""
         if self.heard is not None:
             self.heard.append(-1 - index.flatten())
 
@@ -74,6 +85,11 @@ class Architecture(nn.Module):
             return {"all": torch.cat([torch.zeros(1, dtype=torch.long), *self.heard])}
         finally:
             self.heard = None
+
+
+def _slack(values: Tensor) -> float:
+    """Return by how much values may differ that are equal up to rounding."""
+    return 1e-11 * float(values.nan_to_num(0, 0, 0).abs().max())
 
 
 def draw_architecture(
