@@ -316,6 +316,7 @@ TESTS_ACROSS_ROOMS = {
     "older_formats",
     "oracles",
     "reading_guide",
+    "random_architectures",
     "readme",
     "shapes",
     "study_files",
