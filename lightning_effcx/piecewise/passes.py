@@ -107,6 +107,8 @@ class Pass(TorchDispatchMode, ABC):
             if reason is error:
                 raise
             raise reason from error
+        finally:
+            self._raised = None  # whose traceback holds on to the tensors of this pass
         self.output, output = find_result(y, self.followed, self.lineage)
         return self._outputs(output)
 

@@ -156,7 +156,9 @@ def _is_along_samples(call: OperatorCall, operand: Tensor, place: SamplePlace) -
     dim = operand.dim() + place.dim
     if "index" in call.given and isinstance(call.given.get("dim"), int):
         return bool(call.given["dim"] % operand.dim() == dim)
-    indices = call.given.get("indices") or ()
+    indices = call.given.get("indices")
+    if not isinstance(indices, (list, tuple)):  # such as the one tensor of an embedding
+        return False
     return len(indices) > dim and indices[dim] is not None
 
 
