@@ -9,10 +9,7 @@ call may close the gap: `x * (x > 1) + (x <= 1)` has two jumps that cancel. A ju
 outputs, or an operation that is not affine, is refused.
 """
 
-import operator
-from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -146,7 +143,7 @@ class Steps:
         if self._is_flat(call):
             # The sampled measures count units of such a call, which have no knots here.
             is_counted = any(self._sides[step].is_number for step in steps)
-            if is_counted and not all(map(operator_of(call.func).affine, _one_by_one(call))):
+            if is_counted and not all(map(operator_of(call.func).affine, call.one_by_one())):
                 raise self._refusal(steps)
             return
         moving = replace(call, depends=self._moves)
@@ -253,9 +250,3 @@ class _Pair:
 
     def __init__(self, sides: tuple[Tensor, Tensor]) -> None:
         self.sides = sides
-
-
-def _one_by_one(call: OperatorCall) -> Iterator[OperatorCall]:
-    """Return a call as if only one of its operands depended on the input, for each of them."""
-    for operand in call.operands:
-        yield replace(call, depends=partial(operator.is_, operand))

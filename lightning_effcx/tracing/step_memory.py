@@ -5,7 +5,6 @@ The sign of a tensor is one example. A product with it only scales the other fac
 nothing counts as depending on the input because of them.
 """
 
-import operator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -38,8 +37,7 @@ class StepMemory:
         if moving:
             return nonlinearity(replace(call, depends=partial(self._moves, call)))
         is_affine = operator_of(call.func).affine
-        alone = (replace(call, depends=partial(operator.is_, each)) for each in call.operands)
-        return None if all(map(is_affine, alone)) else operation  # such as a product of steps
+        return None if all(map(is_affine, call.one_by_one())) else operation  # a product of steps
 
     def note(self, call: OperatorCall, out: Any) -> None:
         """Note whether what a call returned is constant between kinks."""

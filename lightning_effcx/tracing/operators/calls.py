@@ -1,8 +1,9 @@
 """Calls: one call of one of torch's operators, with its arguments by name."""
 
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any, TypeAlias
 
 import torch
@@ -63,6 +64,11 @@ class OperatorCall:
     def operands(self) -> list[Tensor]:
         """The tensors that depend on the input, also those in lists."""
         return [tensor for tensor in tensors(self.args, self.kwargs) if self.depends(tensor)]
+
+    def one_by_one(self) -> "Iterator[OperatorCall]":
+        """Go through the call as if only one of its operands depended on the input."""
+        for operand in self.operands:
+            yield replace(self, depends=partial(operator.is_, operand))
 
     def run(self) -> Any:
         """Return what the operator returns."""
