@@ -25,7 +25,15 @@ from lightning_effcx.piecewise.confirmation import Claim, claim_around
 from lightning_effcx.piecewise.jump_check import check_jumps
 from lightning_effcx.piecewise.passes import Pass
 from lightning_effcx.piecewise.rivals import Rivals, find_rivals
-from lightning_effcx.piecewise.rounding import COPIES, Noise, RoundingError, Scale, least, spread
+from lightning_effcx.piecewise.rounding import (
+    COPIES,
+    Noise,
+    RoundingError,
+    Scale,
+    least,
+    spread,
+    with_care_if_needed,
+)
 from lightning_effcx.piecewise.rows import Rows
 from lightning_effcx.piecewise.winners import contest, number_units, place
 from lightning_effcx.tracing import Operation, OperatorCall
@@ -55,8 +63,7 @@ class Bends:
 
     def distances(self) -> Tensor:
         """Return how far each unit bends from the samples; infinite where it does not, `(n, g)`."""
-        found = torch.where(self.squares > 0, self.gap / self.squares.sqrt(), torch.inf)
-        return found if found.shape[1] else found.new_full((len(found), 1), torch.inf)
+        return torch.where(self.squares > 0, self.gap / self.squares.sqrt(), torch.inf)
 
 
 def bends(network: Network, x: Tensor, directions: Tensor | None = None) -> dict[str, Bends]:
@@ -77,14 +84,14 @@ def bends(network: Network, x: Tensor, directions: Tensor | None = None) -> dict
     x = to_precision(x, torch.float64)
     directions = x[:0] if directions is None else directions.to(x)
     network = in_precision(network, torch.float64)
+
+    def run(is_careful: bool) -> tuple[AffineExtension, Tensor]:  # noqa: FBT001 as it is called
+        extension = AffineExtension(x, directions, is_careful=is_careful)
+        return extension, extension.run(network)
+
     # The network may write in place, which inference tensors refuse.
     with torch.no_grad(), differentiating():
-        try:
-            extension = AffineExtension(x, directions)
-            y = extension.run(network)
-        except RoundingError:
-            extension = AffineExtension(x, directions, is_careful=True)
-            y = extension.run(network)
+        extension, y = with_care_if_needed(run)
         if extension.steps.were_seen:
             check_jumps(network, x)
     if not extension.needed & extension.bends.keys():

@@ -6,13 +6,14 @@ its knots. This does not see a jump of a mask that is the same on the whole path
 """
 
 from contextlib import suppress
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from lightning_effcx.network import Network
 from lightning_effcx.piecewise.engine import Engine, IdleError, TooLargeError
-from lightning_effcx.piecewise.rounding import RoundingError
+from lightning_effcx.piecewise.rounding import with_care_if_needed
 from lightning_effcx.piecewise.rows import Rows
 
 _BUDGET = 2**26  # bytes of activations
@@ -36,14 +37,11 @@ def check_jumps(network: Network, x: Tensor) -> None:
     for share in _SHARES:
         way = vertices[:1].lerp(vertices, share)
         with suppress(TooLargeError):
-            try:
-                _run(network, rows, way)
-            except RoundingError:
-                _run(network, rows, way, is_careful=True)
+            with_care_if_needed(partial(_run, network, rows, way))
             return
 
 
-def _run(network: Network, rows: Rows, x: Tensor, *, is_careful: bool = False) -> None:
+def _run(network: Network, rows: Rows, x: Tensor, is_careful: bool) -> None:  # noqa: FBT001 as it is called
     engine = Engine(rows, x, {}, budget=_BUDGET, is_careful=is_careful)
     with suppress(IdleError):  # raised at the end of a pass, so nothing was refused
         engine.run(network)

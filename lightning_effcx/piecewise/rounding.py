@@ -12,6 +12,8 @@ before, whatever they are. A unit that is nearer to its kink than that is on the
 """
 
 import math
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +21,8 @@ from torch import Tensor
 from lightning_effcx.piecewise.failures import StoppedError
 from lightning_effcx.piecewise.rows import Rows
 from lightning_effcx.piecewise.tolerances import tolerance
+
+T = TypeVar("T")
 
 COPIES = 3  # so many that hardly ever all of them are changed too little
 # Shares of the digits of a number.
@@ -29,6 +33,18 @@ _SEEN = 16  # rows of each tensor, which tell its size
 
 class RoundingError(StoppedError):
     """A unit comes so near to a kink that the pass has to be made with copies of its rows."""
+
+
+def with_care_if_needed(run: Callable[[bool], T]) -> T:
+    """Make a pass; if a unit comes too near to a kink, make it again with copies of its rows.
+
+    Args:
+        run: Makes the pass, given whether it is careful, and returns its result.
+    """
+    try:
+        return run(False)
+    except RoundingError:
+        return run(True)
 
 
 class Scale:
