@@ -57,7 +57,7 @@ def _run(brought: OperatorCall, call: OperatorCall, followed: Followed, version:
         brought = _with_index_for_all(brought, followed, version)
     first, *rest = brought.args
     if operator.is_sized:
-        rest[0] = followed.resized(first, rest[0])
+        rest[0] = followed.resized(rest[0], followed.versions[first])
     if operator.reshapes:
         return first.reshape(rest[0])
     if operator.casts:

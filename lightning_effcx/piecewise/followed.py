@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
 from lightning_effcx.piecewise.constants import Constants
+from lightning_effcx.piecewise.memory import has_equal_blocks
 from lightning_effcx.piecewise.rows import Rows
 from lightning_effcx.tracing import OperatorCall, mixing, operator_of, tensors
 
@@ -137,8 +138,7 @@ class Followed:
         rows, rest = divmod(len(tensor), parts)
         if tensor in self.versions or len(tensor) == 1 or rest or rows not in self.rows.counts:
             return True
-        by_row = tensor.unflatten(0, (rows, parts))
-        return torch.equal(by_row, by_row[:1].expand_as(by_row))
+        return has_equal_blocks(tensor.unflatten(0, (rows, parts)))
 
     def has_equal_rows(self, tensor: Tensor) -> bool:
         """Tell whether a tensor has numbers, and the same for every row of some version."""
@@ -164,27 +164,26 @@ class Followed:
         """Return a constant with as many rows as there are now, if it has too few equal ones."""
         if not self.is_stale(argument) or not isinstance(argument, Tensor):
             return argument
-        first = argument[:1].expand_as(argument)
-        equal = torch.equal(argument, first) and len(argument) > 1
+        equal = len(argument) > 1 and has_equal_blocks(argument)
         now = (self.rows.counts[version], *argument.shape[1:])
         return argument[:1].expand(now) if equal else argument
 
-    def resized(self, x: Tensor, size: Any) -> Any:
-        """Correct a batch size that the network read before or after rows were inserted."""
+    def resized(self, size: Any, version: int) -> Any:
+        """Put the number of rows of `version` in place of one that the network read earlier."""
         if not isinstance(size, (list, tuple)) or not size or size[0] not in self.rows.counts:
             return size
-        return [self.rows.counts[self.versions[x]], *size[1:]]
+        return [self.rows.counts[version], *size[1:]]
 
     def has_rows(self, argument: Any) -> bool:
         """Tell whether an argument has, or is, the number of rows of before or of now."""
-        if isinstance(argument, Tensor):
-            is_constant = not self.depends(argument)
-            return is_constant and argument.dim() > 0 and len(argument) in self.rows.counts
-        return isinstance(argument, int) and argument in self.rows.counts
+        return self._has_one_of(self.rows.counts, argument)
 
     def is_stale(self, argument: Any) -> bool:
         """Tell whether an argument has, or is, the number of rows before some were inserted."""
-        before = self.rows.counts[:-1]
+        return self._has_one_of(self.rows.counts[:-1], argument)
+
+    def _has_one_of(self, counts: list[int], argument: Any) -> bool:
+        """Tell whether a constant has one of these numbers of rows, or is one of them."""
         if isinstance(argument, Tensor):
-            return not self.depends(argument) and bool(argument.dim()) and len(argument) in before
-        return isinstance(argument, int) and argument in before
+            return not self.depends(argument) and argument.dim() > 0 and len(argument) in counts
+        return isinstance(argument, int) and argument in counts

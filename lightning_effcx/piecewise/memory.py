@@ -8,6 +8,7 @@ strides and the same offset as before.
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -31,6 +32,11 @@ def lies_by_row(tensor: Tensor, rows: int) -> bool:
     inner = [parts - 1, *(size - 1 for size in tensor.shape[1:])]
     end = tensor.storage_offset() + sum(map(int.__mul__, inner, [first, *strides]))
     return not rest and (rows == 1 or first * parts == block) and end < block
+
+
+def has_equal_blocks(by_row: Tensor) -> bool:
+    """Tell whether all rows of a tensor have the same numbers."""
+    return torch.equal(by_row, by_row[:1].expand_as(by_row))
 
 
 def blocks(tensor: Tensor, rows: int) -> Tensor:

@@ -79,7 +79,7 @@ class PythonCalls(TorchFunctionMode):
             if not isinstance(size[0], int):
                 (size,) = size
             size = size.shape if isinstance(size, Tensor) else size
-            return torch.reshape(x, self.followed.resized(x, size))
+            return torch.reshape(x, self.followed.resized(size, self.followed.versions[x]))
         if func in _INDEXING and self.followed.depends(args[1]):
             return _index_by_mask(*args)
         if func is Tensor.__setitem__ and self.followed.depends([args[0], args[2]]):

@@ -98,7 +98,7 @@ class Unfollowed:
     def _run(self, call: OperatorCall) -> Any:
         operator, (first, *rest) = operator_of(call.func), call.args or (None,)
         if operator.is_sized:
-            size = self._resized(rest[0])
+            size = self.followed.resized(rest[0], 0)  # the rows of the start
             if operator.reshapes and isinstance(size, (list, tuple)):
                 return first.reshape(size)
             call = replace(call, args=(first, size, *rest[1:]))
@@ -107,10 +107,3 @@ class Unfollowed:
         if operator.casts and not operator.decides(call):
             return cast(call, first, self.followed)
         return call.run()
-
-    def _resized(self, size: Any) -> Any:
-        """Correct a batch size that the network read after rows were inserted."""
-        counts = self.followed.rows.counts
-        if isinstance(size, (list, tuple)) and size and size[0] in counts:
-            return [counts[0], *size[1:]]
-        return size

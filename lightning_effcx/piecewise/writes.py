@@ -8,11 +8,17 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lightning_effcx.piecewise.followed import Followed
-from lightning_effcx.piecewise.memory import blocks, fills_its_memory, lies_by_row, place, sharing
+from lightning_effcx.piecewise.memory import (
+    blocks,
+    fills_its_memory,
+    has_equal_blocks,
+    lies_by_row,
+    place,
+    sharing,
+)
 from lightning_effcx.tracing import (
     OperatorCall,
     RefusedError,
@@ -129,7 +135,7 @@ class Writes:
         if not all(lies_by_row(t, rows) and t.dtype == tensor.dtype for t in family):
             raise writing(name)
         memory = blocks(tensor, rows)
-        if not torch.equal(memory, memory[:1].expand_as(memory)):
+        if not has_equal_blocks(memory):
             raise mixing(name)
         memory = self.followed.cast(memory)
         for each in family:
