@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_effcx.piecewise.rows import Rows
+from lightning_effcx.piecewise.tolerances import tolerance
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +77,7 @@ def agree(left: Tensor, right: Tensor, rows: Rows, blocks: int = 1) -> Tensor | 
     joined = rows.joined()
     # Units that share a boundary find it at positions that differ by rounding, 2e-12 of a segment
     # in double precision. On so short a way, a unit does not move as far as `_close` tolerates.
-    apart = ~(joined & (rows.position.diff() <= torch.finfo(left.dtype).eps ** 0.75))
+    apart = ~(joined & (rows.position.diff() <= tolerance(0.75, left.dtype)))
     is_first, is_last = _ends(apart)
     place = is_first.cumsum(0) - 1
     is_start, is_end = _ends(~joined)
