@@ -4,7 +4,7 @@ from functools import partial
 import pytest
 import torch
 from contract import Contract
-from networks import mlp
+from networks import counting_rows, mlp
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.testing import assert_close
@@ -14,7 +14,6 @@ from lightning_effcx.callbacks import ComplexityMonitor
 from lightning_effcx.functional import ShallowStudent, fit_student, mimic_gap
 from lightning_effcx.metrics import MimicGap
 from lightning_effcx.metrics.error_bars import BAR, share_bounds
-from lightning_effcx.metrics.samples import check_samples
 from lightning_effcx.metrics.shard import Shard
 from lightning_effcx.network.calls import Call
 from lightning_effcx.network.capture import capture_network
@@ -203,16 +202,10 @@ def test_batches_are_measured_apart_and_put_together():
 
 
 def test_shard_0_measures_alone():
-    rows, x = [], torch.randn(8, 3)
+    x = torch.randn(8, 3)
     metric = MimicGap(steps=2)
     metric.shard = Shard(1, of=2)
-
-    def network(x):
-        rows.append(len(x))
-        return x
-
-    check_samples(network, x)  # which is done once for a network
-    rows.clear()
+    network, rows = counting_rows(x)
     metric.update(network, x)
     assert metric.found == rows == []
 

@@ -3,7 +3,7 @@ import pickle
 import pytest
 import torch
 from contract import Contract, Labelled
-from networks import linear, mlp
+from networks import counting_rows, linear, mlp
 from torch import nn
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -12,7 +12,6 @@ from user_training import fit, task
 from lightning_effcx.callbacks import ComplexityMonitor
 from lightning_effcx.metrics import TrainingError
 from lightning_effcx.metrics.error_bars import BAR, share_bounds
-from lightning_effcx.metrics.samples import check_samples
 from lightning_effcx.metrics.shard import Shard
 from lightning_effcx.network.calls import Call
 from lightning_effcx.network.capture import capture_network
@@ -94,15 +93,9 @@ def test_samples_are_brought_to_the_precision_of_the_network(dtype):
 
 
 def test_no_more_than_a_chunk_is_evaluated_at_once():
-    rows, x = [], torch.zeros(1, 4)
+    x = torch.zeros(1, 4)
     metric = TrainingError((torch.randn(10, 4), torch.arange(10) % 3), chunk=4)
-
-    def network(x):
-        rows.append(len(x))
-        return x
-
-    check_samples(network, x)  # which is done once for a network
-    rows.clear()
+    network, rows = counting_rows(x)
     metric.update(network, x)
     assert rows == [4, 4, 2]
 
